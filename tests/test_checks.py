@@ -341,6 +341,12 @@ class TestLists:
             ({"metrics": ()}, BadInput, "a task needs a metric; give at least one, as"),
             ({"headline": "f1"}, BadInput, "headline 'f1' is no metric of the task"),
             ({"window": "b"}, BadInput, "window 'b' is no column of template '{a}'; write it there, or ''"),
+            (
+                {"window": "a"},
+                BadInput,
+                "window 'a' is for answers in free text, and a label would be",
+            ),
+            ({"window": "a", "answer": "number", "labels": ()}, BadInput, "and a number would be that of the first"),
         ],
     )
     def test_a_task_whose_parts_do_not_agree_is_refused_when_it_is_made(self, fields, error, what):

@@ -86,6 +86,20 @@ class TestBaselines:
         )
         assert "max-length" not in told
 
+    @pytest.mark.parametrize("films", [36, 100], ids=["whole alone", "cut alone, too"])
+    def test_examples_for_which_rows_are_cut_are_left_out_with_a_warning(self, tiny_gpt, caplog, films):
+        backbone = from_model(*tiny_gpt())
+        train_rows = Rows({"text": ["a film"] * 4, "label": [0, 1, 0, 1]})
+        rows = Rows({"text": ["film " * films, "a film"], "label": [0, 1]})
+        assert [line.name for line in baselines(backbone, own(), rows, train_rows)] == ["majority", "frozen"]
+        (told,) = [text for text in caplog.messages if "no examples in context" in text]
+        assert "1 of 2 rows would be cut to fewer tokens behind the examples than they are alone; 'GPT2LM" in told
+
+    def test_rows_that_the_tasks_length_cuts_have_examples_where_the_positions_suffice(self, decoder):
+        rows = Rows({"text": ["film " * 100, "a film"], "label": [0, 1]})
+        found = baselines(decoder, own(max_length=40), rows, ROWS)
+        assert [line.name for line in found][2:] == ["4 examples"] * 3
+
     def test_a_head_that_was_not_trained_answers_nothing(self, tiny_bert):
         backbone = from_model(*tiny_bert(head=False))
         assert [line.name for line in baselines(backbone, own(), ROWS, ROWS)] == ["majority"]

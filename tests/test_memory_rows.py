@@ -22,7 +22,7 @@ from softprompt.inference.predict import predict
 from softprompt.prompts.methods import METHODS, Method
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.tasks import Task, custom_task, on_rows, styled
+from softprompt.tasks import Task, Wording, custom_task, on_rows, rephrased, styled
 from softprompt.training import Interrupted, resume, train
 from softprompt.training._keywords import default_output, prompts_from, settings_from, task_from
 
@@ -138,6 +138,24 @@ def test_numbered_rows_are_scored_by_a_task_of_texts_of_numbers_or_of_an_earlier
     # The hub calls the classes of yelp_polarity "1" and "2", which are 0 and 1 here.
     polarity = dataclasses.replace(styled(softprompt.task("yelp_polarity"), "numeric"), source=plain.source)
     assert load_rows(on_rows(polarity, numbered(["2", "1"], ["1", "2"])))["test"].columns["label"] == [1, 0]
+
+
+@pytest.mark.parametrize("style", ["words", "numeric", "compat", "instruct", "t5", "pet-0", "own"])
+def test_classes_of_a_declared_task_are_compared_by_name_in_every_style(style):
+    names = ["not_entailment", "entailment"]
+    features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": ClassLabel(names=names)})
+    rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in (0, 1)]
+    rte = softprompt.task("glue/rte")
+    wording = Wording(instruction="Does it follow?", label_words=["yes", "no"])
+    task = rephrased(styled(rte, "numeric"), wording) if style == "own" else styled(rte, style)
+    assert load_rows(on_rows(task, Dataset.from_list(rows, features=features)))["test"].columns["label"] == [1, 0]
+
+
+def test_an_own_task_named_as_a_declared_one_is_not_taken_for_it():
+    task = rephrased(custom_task([{"text": "x", "label": label} for label in (0, 1)], name="glue/rte", **COLUMNS),
+                     Wording(label_words=["0", "1"]))  # fmt: skip
+    rows = numbered(["entailment", "not_entailment"], ["not_entailment", "entailment"])
+    assert load_rows(on_rows(task, rows))["test"].columns["label"] == [1, 0]
 
 
 def test_missing_values_of_a_frame_are_malformed_rows_and_labels_stay_whole_numbers():

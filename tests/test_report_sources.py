@@ -142,6 +142,24 @@ class TestTasks:
             "lab/color": 0.1, "lab/color (noise=6)": 0.2
         }  # fmt: skip
 
+    def test_scores_without_training_are_of_as_many_test_rows_as_those_of_the_runs(self, tmp_path):
+        store = tmp_path / "store"
+        (store / "runs").mkdir(parents=True)
+        (store / "baselines").mkdir()
+        for number, test_rows in enumerate((None, 40)):
+            (spec,) = grid(task=COLOR, model="lab-t5", method="ept", seed=0, test_rows=test_rows)
+            run = StoredRun.without_result(spec, {"test": {"score": 0.5}}, "finished")
+            path_of(store, spec.name).write_bytes(to_bytes(run))
+            line = {"name": "frozen", "score": 0.1 + number / 10, "interval": None, "predictions": [0], "text": "",
+                    "draw": None, "calibrated": None}  # fmt: skip
+            about = {name: spec.numbers()[name] for name in ("task", "model", "settings")}
+            (store / "baselines" / f"{number}.json").write_bytes(
+                sealed_bytes({"format": 2, **about, "baselines": [line]})
+            )
+        sources = read_sources([store])
+        scores = {entry.run.spec.settings.test_rows: sources.untrained[entry.scored_on] for entry in sources.entries}
+        assert {rows: lines[0].score for rows, lines in scores.items()} == {None: 0.1, 40: 0.2}
+
 
 class TestFolders:
     def searched(self, folder: Path) -> Path:

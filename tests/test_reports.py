@@ -149,6 +149,28 @@ class TestHeadline:
         (run / "frozen.json").write_bytes(json_bytes({**values, "sha256": seal}))
         assert "Whether the gain is significant is not known" in page_of(run)
 
+    @pytest.mark.parametrize(
+        ("places", "test_rows", "reference"),
+        [
+            (range(40), None, "frozen model, no prompt"),
+            (range(0, 80, 2), None, "always the most frequent class"),
+            (range(40), 40, "always the most frequent class"),
+        ],
+        ids=["all rows", "drawn rows", "of a run with fewer test rows"],
+    )
+    def test_seeds_are_judged_against_the_frozen_model_of_another_run_where_it_answered_all_of_their_rows(
+        self, tmp_path, places, test_rows, reference
+    ):
+        made_run(tmp_path / "seeds", seeds=6, methods=("prompt-tuning",))
+        run = made_run(tmp_path / "one", seeds=1, methods=("ept-star",), test_rows=test_rows)
+        baseline = {"name": "frozen", "score": 0.9, "interval": None, "predictions": [0] * 40, "text": "",
+                    "draw": None, "calibrated": None}  # fmt: skip
+        values = {"format": 2, "places": list(places), "baselines": [baseline]}
+        (run / "frozen.json").write_bytes(sealed_bytes(values))
+        line = found(tmp_path)
+        assert line is not None
+        assert f"than “{reference}” over seeds" in line.sentence
+
     def test_two_settings_of_one_tag_are_two(self, tmp_path):
         store = tmp_path / "store"
         (store / "runs").mkdir(parents=True)

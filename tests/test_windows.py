@@ -14,7 +14,7 @@ from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.rows import examples_for
 from softprompt.inference.scoring import Scoring
-from softprompt.inference.windows import best
+from softprompt.inference.windows import answer_scores, best
 from softprompt.prompts.batch import PromptBatch
 from softprompt.tasks import Source, Task, task
 from softprompt.training import read_record, train
@@ -77,18 +77,18 @@ def test_a_long_context_is_cut_into_windows_and_the_question_is_whole_in_each(t5
 def test_windows_of_a_cloze_task_are_as_long_as_those_of_others(family, tiny_model):
     """What stands behind other texts is left out where the answer stands in the text, and its mask is one token."""
     backbone = from_model(*tiny_model(family), name="tiny", answers="label-words")
-    row = {"text": "good bad movie great film " * 40, "label": 0}
+    row = {"text": "good bad movie great film " * 40}
     for template in ("it is {text} . so {mask} .", "it is {text} ."):
         put = Task(
             name="put",
             source=Source(),
             template=template,
-            labels=("bad", "good"),
+            answer="text",
             window="text",
             stride=8,
             max_length=40,
         )
-        examples = examples_for(backbone, put, [row], 4)
+        examples = examples_for(backbone, put, [row], 4, targets=False)
         assert examples.windows is not None
         ids = [examples.windows.inputs.row(n).tolist() for n in range(len(examples.windows.inputs))]
         assert [one.count(backbone.tokenizer.mask_token_id) for one in ids] == [1] * len(ids)
@@ -138,6 +138,24 @@ def test_answers_over_windows_are_those_of_the_likeliest_window(t5_backbone):
             scored.append((float(logits[0].log_softmax(-1)[range(len(ids)), ids].sum()), text))
         expected.append(max(scored, key=lambda pair: pair[0])[1])
     assert answers.texts == expected
+
+
+def test_windows_are_ranked_by_the_tokens_that_training_and_generation_have(tiny_gpt):
+    """Behind a new line no blank stands before an answer."""
+    backbone = from_model(*tiny_gpt(n_positions=256), name="tiny")
+    squad = dataclasses.replace(task("mrqa/squad"), template="{question} {context}\nAnswer:\n", cue="")
+    examples = examples_for(backbone, squad, [SHORT], 4)
+    vectors = torch.randn(4, backbone.embedding_size, generator=torch.Generator().manual_seed(0))
+    prompts = PromptBatch.stack([vectors])
+    owner = torch.zeros(1, dtype=torch.long)
+    batch = examples.batch([0], owner, backbone.pad_id)
+    assert batch.targets is not None
+    ids = batch.targets[0].tolist()
+    assert ids[:-1] == backbone.tokenizer("mary").input_ids != backbone.tokenizer(" mary").input_ids
+    with torch.no_grad():
+        expected = backbone.logits(prompts, batch)[0].log_softmax(-1)[range(len(ids)), ids].sum()
+        (score,) = answer_scores(backbone, prompts, examples, [0], owner, ["mary"], squad)
+    assert score == pytest.approx(float(expected), abs=1e-4)
 
 
 SETTINGS: dict[str, Any] = {"steps": 3, "eval_every": 3, "batch_size": 4, "lr": 0.3, "with_frozen": False}

@@ -184,7 +184,7 @@ class _Reading:
         scores = torch.zeros(len(wide), dtype=torch.float32)
         for places in self.passes(wide.lengths):
             texts = [answers.texts[place] for place in places]
-            likelihoods = answer_scores(self.backbone, self.prompt_batch, wide, places, owner[places], texts)
+            likelihoods = answer_scores(self.backbone, self.prompt_batch, wide, places, owner[places], texts, self.task)
             scores[places] = torch.tensor(likelihoods, dtype=torch.float32)
         chosen = best(scores.tolist(), windows.owner.tolist())
         values, texts = ([of[place] for place in chosen] for of in (answers.values, answers.texts))

@@ -78,7 +78,8 @@ def examples_for(
         cache: whether the tokens are kept on the disk for rows that come again.
 
     Raises:
-        BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
+        BadInput: label words that the backbone cannot tell apart, a context for which rows lose more of their text
+            than without it; and as in `tokenize`.
     """
     if task.answer == "label":
         # This check comes before the rows are read, and also applies to rows without answers.
@@ -86,7 +87,7 @@ def examples_for(
     asked = _longer(task, backbone, context)
     limit = text_limit(backbone, prompt_length, asked)
     refuse_long_instruction(backbone, task, limit)
-    return tokenize(
+    examples = tokenize(
         rows,
         task,
         text_format(backbone, task, context),
@@ -96,6 +97,13 @@ def examples_for(
         targets=targets,
         places=places,
     )
+    if context and examples.truncated and limit < asked.max_length:
+        # The answer to the first words of a row is none to the row.
+        raise BadInput(
+            f"{examples.truncated} of {len(examples)} rows would be cut to fewer tokens behind the examples than they "
+            f"are alone; {_no_longer(backbone)}"
+        )
+    return examples
 
 
 def refuse_long_instruction(backbone: AbstractBackbone, task: Task, limit: int) -> None:

@@ -11,6 +11,8 @@ from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..losses import IGNORED, cross_entropy
 from ..prompts.batch import PromptBatch
+from ..tasks import Task
+from .decoding import before_answer
 
 
 def answer_scores(
@@ -20,6 +22,7 @@ def answer_scores(
     rows: Sequence[int],
     owner: Int[Tensor, " b"],
     texts: Sequence[str],
+    task: Task,
 ) -> list[float]:
     """The log-probability in nats of each row's answer, end of sequence included.
 
@@ -30,8 +33,9 @@ def answer_scores(
         rows: which of them.
         owner: for each row its prompt.
         texts: for each row its answer.
+        task: how they are put, which says what stands right before an answer.
     """
-    answers = backbone.encode_answers(texts)
+    answers = backbone.encode_answers(texts, before_answer(backbone, task))
     width = max(map(len, answers))
     targets = torch.tensor([[*ids, *[IGNORED] * (width - len(ids))] for ids in answers])
     batch = examples.batch(rows, owner, backbone.pad_id)

@@ -41,7 +41,7 @@ def answers_of(
         settings: of the run; they say how label words are scored, or that the model writes its answer.
 
     Raises:
-        BadInput: the context leaves no room for a row.
+        BadInput: the context leaves less room for a row than it takes without it.
     """
     # No prompt holds the opening of a row here.
     whole = dataclasses.replace(task, opening_ids=())

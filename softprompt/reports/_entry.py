@@ -56,6 +56,11 @@ class Entry:
         """Task and model: what is compared stands on the same rows of the same model."""
         return self.task, self.run.spec.model
 
+    @property
+    def scored_on(self) -> tuple[str, str, int | None]:
+        """Task, model and bound of the test rows: scores are differences only between entries of the same."""
+        return *self.key, self.run.spec.settings.test_rows
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
@@ -63,14 +68,14 @@ class Sources:
 
     Args:
         entries: the prompts.
-        untrained: scores without training on all test rows, by task and model.
+        untrained: scores without training on all test rows, by what entries are scored on.
         stabilities: reports of `softprompt stability`, as they were written, by what their folder is called.
         landscapes: contents of `landscape.json` files, likewise.
         notes: what a reader has to know of the whole.
     """
 
     entries: Sequence[Entry] = ()
-    untrained: Mapping[tuple[str, str], Sequence[Untrained]] = field(default_factory=dict)
+    untrained: Mapping[tuple[str, str, int | None], Sequence[Untrained]] = field(default_factory=dict)
     stabilities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     landscapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()

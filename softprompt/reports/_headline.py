@@ -92,7 +92,7 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
     low, high, over = numbers["low"], numbers["high"], f"over {n} seeds"
     if low is None:
         low, high, over = _row_interval(best, comparison, answered)
-    untrained = _untrained(comparison, sources.untrained.get(chosen.key, ()), _constant(chosen))
+    untrained = _untrained(comparison, sources.untrained.get(chosen.entries[0].scored_on, ()), _constant(chosen))
     trained = Line(name=_trained_name(chosen, n), score=numbers["mean"], low=low, high=high, is_trained=True)
     verdict, sentence = _verdict(chosen, comparison, untrained, answered)
     return Headline(

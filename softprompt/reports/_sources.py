@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, SoftPromptError, UnknownName
+from ..run_layout import FROZEN
 from ..settings import Seeds
 from ..study import RunSpec, StoredRun, kept_prompt, other_contents, stored_names
 from ..study import load as load_run
@@ -60,8 +61,9 @@ class _Found:
             self._leave_out(folder, error)
             return
         self.entries += members
-        # Runs of earlier versions kept only the scores without training.
-        if lines := _baselines_in(folder / "frozen.json")[1]:
+        about, lines = _baselines_in(folder / FROZEN)
+        # They stand for every run on these rows; runs of earlier versions kept no other comparison.
+        if lines and _are_all(about.get("places")):
             self.untrained.append((members[0].run.name, lines))
 
     def read_store(self, folder: Path, name: str) -> None:
@@ -98,7 +100,7 @@ class _Found:
         if not self.entries and not self.landscapes:
             raise BadInput(f"none of the runs can be shown; {self.notes[0] if self.notes else 'they hold no prompts'}")
         entries = with_tasks(_short_labels(_each_once(self.entries, self.notes)))
-        keys = {entry.run.name: entry.key for entry in reversed(entries)}
+        keys = {entry.run.name: entry.scored_on for entry in reversed(entries)}
         if found := other_contents((entry.label, entry.run.inputs) for entry in entries):
             path, one, other = found
             self.notes.append(
@@ -212,15 +214,21 @@ def _kept_scores(setting: str, arm: Mapping[str, Any], spec: RunSpec) -> Iterato
 
 def _baselines_of(store: Path, stored: Sequence[Entry]) -> Iterator[tuple[str, Sequence[Untrained]]]:
     """What `softprompt stability` kept of the frozen model in a store, each with the name of a run on the same rows."""
-    runs = {(id(entry.run.spec.declared), entry.run.spec.model): entry.run for entry in stored}
+    runs = {(id(entry.run.spec.declared), *entry.scored_on): entry.run for entry in stored}
     for path in sorted((store / "baselines").glob("*.json")):
         about, lines = _baselines_in(path)
-        task, model = about.get("task", {}), about.get("model")
-        of = [run for run in runs.values() if (run.spec.declared.name, run.spec.model) == (task.get("name"), model)]
+        task = about.get("task", {})
+        scored_on = (task.get("name"), about.get("model"), about.get("settings", {}).get("test_rows"))
+        of = [run for (_, *of_run), run in runs.items() if tuple(of_run) == scored_on]
         if len(of) > 1:
             of = [run for run in of if run.spec.numbers()["task"] == task]
         if of:
             yield of[0].name, lines
+
+
+def _are_all(places: Any) -> bool:
+    """Whether the places of test rows are those of all of them: rows that were drawn leave some out."""
+    return isinstance(places, list) and places == list(range(len(places)))
 
 
 def _baselines_in(path: Path) -> tuple[Mapping[str, Any], Sequence[Untrained]]:

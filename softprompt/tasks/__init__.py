@@ -13,16 +13,13 @@ from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
 from ._custom import place_of as place_of
-from ._fewglue import FEW_GLUE
 from ._foreign import allowed as allowed
 from ._foreign import foreign as foreign
 from ._foreign import named_files as named_files
 from ._foreign import refuse_foreign as refuse_foreign
-from ._glue import GLUE
 from ._instruct import INSTRUCT as INSTRUCT
 from ._instruct import has_instruct as has_instruct
 from ._instruct import instruct as instruct
-from ._lab import LAB
 from ._lab import with_difficulty as with_difficulty
 from ._lab_instruction import lab_instruction as lab_instruction
 from ._labels import LabelledWords as LabelledWords
@@ -33,12 +30,10 @@ from ._memory import holds_rows as holds_rows
 from ._memory import is_a as is_a
 from ._memory import plain_cell as plain_cell
 from ._memory import row_dicts as row_dicts
-from ._mrqa import MRQA
 from ._names import TaskNames as TaskNames
 from ._names import row_names as row_names
 from ._numbers import finite_number as finite_number
 from ._official import OFFICIAL_ROWS as OFFICIAL_ROWS
-from ._others import OTHERS
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern
 from ._patterns import open_ended as open_ended
@@ -58,7 +53,8 @@ from ._rephrase import rephrased as rephrased
 from ._source import SPLITS as SPLITS
 from ._source import Source as Source
 from ._stored import check_stored as check_stored
-from ._superglue import SUPER_GLUE
+from ._table import GROUPS as GROUPS
+from ._table import TASKS as TASKS
 from ._template import template_columns as template_columns
 from ._template import template_shown as template_shown
 from .files import ENDINGS as ENDINGS
@@ -66,17 +62,6 @@ from .files import FORMATS as FORMATS
 from .files import is_data_file as is_data_file
 from .files import paths_of as paths_of
 from .files import records as records
-
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE, *MRQA, *OTHERS, *FEW_GLUE, *LAB)}
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "glue": tuple(task.name for task in GLUE),
-    "super_glue": tuple(task.name for task in SUPER_GLUE),
-    "mrqa": tuple(task.name for task in MRQA),
-    "others": tuple(task.name for task in OTHERS),
-    "fewglue": tuple(task.name for task in FEW_GLUE),
-    "lab": tuple(task.name for task in LAB),
-}
 
 
 def task(name: str) -> Task:

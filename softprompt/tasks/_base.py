@@ -51,7 +51,8 @@ class Task:
         headline: the metrics whose mean is the task's score; empty means the first.
         prepare: name in PREPARATIONS, applied to each row before rendering.
         extra_columns: columns that the preparation reads besides the template's.
-        window: a column of which a row that is too long is read in windows, in place of losing its end; empty for none.
+        window: a column of which a row that is too long is read in windows, in place of losing its end, where the
+            answer is free text; empty for none.
         stride: tokens that two neighbouring windows share.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
         style: how the label words and the template were chosen: "numeric", "words", "instruct", "t5",
@@ -122,6 +123,11 @@ class Task:
                 raise BadInput(f"headline {name!r} is no metric of the task ({', '.join(self.metrics)}); name it there")
         if self.window and self.window not in self.columns:
             raise BadInput(f"window {self.window!r} is no column of template {self.template!r}; write it there, or ''")
+        if self.window and self.answer != "text":
+            raise BadInput(
+                f"window {self.window!r} is for answers in free text, and a {self.answer} would be that of the first "
+                "window alone; give window='', and a max_length that holds the rows"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:

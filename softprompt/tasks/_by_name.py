@@ -8,6 +8,7 @@ from ..errors import BadInput
 from ._answers import label_values
 from ._base import Task
 from ._memory import is_a
+from ._table import TASKS
 
 
 def class_names(given: Any, column: str) -> list[str]:
@@ -61,6 +62,17 @@ def _called(task: Task) -> list[tuple[str, ...]]:
         return [task.class_names]
     values = label_values(task)
     texts = [tuple(values)] if all(isinstance(value, str) for value in values) else []
-    # Words in another style, and numbers in words, say nothing of how a table calls its classes.
-    are_names = task.style == "words" and not any(word.isdigit() for word in task.labels)
-    return [*texts, *([task.labels] if are_names else [])]
+    words = _class_words(task)
+    # Numbers in words say nothing of how a table calls its classes.
+    return [*texts, *([words] if words and not any(word.isdigit() for word in words) else [])]
+
+
+def _class_words(task: Task) -> tuple[str, ...]:
+    """The words that say what each class is, also of a declared task in another style; none where nothing says it."""
+    if task.style == "words":
+        return task.labels
+    declared = TASKS.get(task.name)
+    # A user's own task may have the same name.
+    if declared is None or (declared.target, declared.label_values) != (task.target, task.label_values):
+        return ()
+    return declared.labels
