@@ -424,6 +424,27 @@ class TestComparedRuns:
         assert found["rates"] == [0.1, 0.3]
         assert [score["mean"] for score in found["scores"]] == pytest.approx([0.71, 0.70])
 
+    def test_rates_are_those_of_one_task_and_model_and_name_what_else_differs(self, tmp_path):
+        asked = (("lab/color", "lab-t5"), ("lab/day", "lab-t5"), ("lab/day", "lab-bert"))
+        runs = [
+            made_run(tmp_path / str(n), task=task, model=model, methods=("ept-star",), seeds=2, steps=40 * (n + 1))
+            for n, (task, model) in enumerate(asked)
+        ]
+        for run in runs:
+            result = run / "ept-star-seed1" / "result.json"
+            result.write_text(result.read_text().replace('"lr": 0.3', '"lr": 0.1'))
+        rates = ANALYSES["rates"]
+        values = rates.compute(Bench(paths=runs))
+        found = [(cell["task"], cell["model"], [score["n"] for score in cell["scores"]]) for cell in values["methods"]]
+        assert found == [(*each, [1, 1]) for each in asked]
+        assert [list(row)[:5] for row in rates.rows(values)] == [["task", "model", "method", "units", "rate"]] * 6
+        # No two that are held against each other differ in their steps.
+        assert rates.warning(values) is None
+        longer = made_run(tmp_path / "longer", task="lab/color", methods=("ept-star",), seeds=2, steps=200)
+        values = rates.compute(Bench(paths=[runs[0], longer]))
+        assert [cell["method"] for cell in values["methods"]] == ["ept-star"]
+        assert rates.warning(values) == "the runs differ in steps too, so differences of scores may come from there"
+
 
 class TestCommand:
     def test_it_writes_numbers_and_a_figure_and_does_not_overwrite(self, tmp_path, capsys):
