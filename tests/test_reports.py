@@ -190,6 +190,20 @@ class TestHeadline:
             ("prompt-tuning, steps 50", 3), ("prompt-tuning, steps 500", 3)
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("tags", [{}, {"ept-star": "short", "prompt-tuning": "long"}])
+    def test_scores_on_other_test_rows_say_so_also_where_the_method_or_a_name_tells_them_apart(self, tags, tmp_path):
+        for method, test_rows in (("ept-star", 40), ("prompt-tuning", 100)):
+            made_run(tmp_path / method, methods=(method,), seeds=1, test_rows=test_rows, steps=test_rows)
+
+        def tagged(entry):
+            spec = dataclasses.replace(entry.run.spec, tags={"setting": tags[entry.run.spec.prompt.method]})
+            return dataclasses.replace(entry, run=dataclasses.replace(entry.run, spec=spec))
+
+        entries = read_sources([tmp_path]).entries
+        names = [setting.name for setting in settings_of([tagged(e) for e in entries] if tags else entries)]
+        first, second = (tags.get(method, method) for method in ("ept-star", "prompt-tuning"))
+        assert names == [f"{first}, test_rows 40", f"{second}, test_rows 100"]
+
     def test_runs_that_call_their_prompts_alike_all_count_and_a_copy_once(self, tmp_path):
         runs = [made_run(tmp_path / f"draw{draw}", methods=("ept-star",), seeds=1, draw=draw) for draw in (1, 2, 3)]
         scores = (0.8, 0.4, 0.3)
