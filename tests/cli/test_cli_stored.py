@@ -13,6 +13,7 @@ from softprompt.cli.printing import cell
 from softprompt.tasks import TASKS
 
 from cli_kit import refusal
+from report_kit import drop, made_run
 
 
 @pytest.fixture
@@ -188,6 +189,21 @@ def test_show_tells_the_norm_in_token_norms_where_they_are_known(
     assert all(warning in line for line in warnings)
     assert main(["show", str(tmp_path)]) == 0
     assert f"  {told}\n" in capsys.readouterr().out
+
+
+def test_show_takes_from_the_result_of_a_prompt_how_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path / "run", methods=("ept-star",), seeds=4)
+    why = drop(run / "ept-star-seed1")
+    (run / "ept-star-seed2" / "prompt").rename(tmp_path / "away")
+    (run / "ept-star-seed3" / "result.json").unlink()
+    assert main(["show", str(run), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["prompts"]
+    assert [(prompt["status"], prompt["metrics"].get("test", {}).get("score")) for prompt in shown] == [
+        ("finished", 0.7), (why, None), ("finished, its prompt is missing", 0.72), ("not finished", None),
+    ]  # fmt: skip
+    assert [("norm" in prompt) for prompt in shown] == [True, False, False, True]
+    assert main(["show", str(run)]) == 0
+    assert why in capsys.readouterr().out
 
 
 def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
