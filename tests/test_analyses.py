@@ -27,7 +27,7 @@ from softprompt.tasks import task as find_task
 from softprompt.tasks import with_difficulty
 
 from kit import review_task
-from report_kit import METHODS, made_run
+from report_kit import METHODS, drop, made_run
 
 GENERATOR = torch.Generator()
 
@@ -329,6 +329,20 @@ def test_weights_are_not_said_to_be_an_unfinished_prompt(tmp_path):
     with pytest.raises(BadInput, match=r"'ept-star-seed0' of run '.*' trained weights and left no prompt; choose"):
         subjects([run])
     assert len(subjects([run], prompts=["prompt-tuning-seed0"])) == 1
+
+
+def test_why_a_run_lacks_a_prompt_is_said_with_what_brings_it_back(tmp_path):
+    run = made_run(tmp_path / "run", methods=("ept-star",), seeds=4)
+    why = drop(run / "ept-star-seed1")
+    shutil.rmtree(run / "ept-star-seed2" / "prompt")
+    shutil.rmtree(run / "ept-star-seed3")
+    for seed, told in (
+        (1, f"'ept-star-seed1' of run '.*' was {why}; train it anew"),
+        (2, "prompt 'ept-star-seed2' of run '.*' is missing; restore it from a copy, delete .*result.json and train"),
+        (3, "has not stored prompt 'ept-star-seed3'; finish it"),
+    ):
+        with pytest.raises(BadInput, match=f"{told}.*, or choose others"):
+            subjects([run], prompts=["ept-star-seed0", f"ept-star-seed{seed}"])
 
 
 def test_training_rows_are_not_compared_with_themselves(run, backbone):
