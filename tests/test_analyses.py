@@ -323,6 +323,20 @@ def test_norms_name_the_damaged_lines_that_they_leave_out(run, tmp_path):
     assert ANALYSES["norm"].warning(ANALYSES["norm"].compute(Bench(paths=[run]))) is None
 
 
+def test_prompts_without_norms_are_left_out_by_name_and_a_missing_record_is_said_to_be_missing(tmp_path):
+    run, norm = made_run(tmp_path / "run", methods=("ept-star",), seeds=3), ANALYSES["norm"]
+    (run / "ept-star-seed0" / "metrics.jsonl").write_text('{"step": 1, "dropped": "its loss was not finite"}\n')
+    gone = run / "ept-star-seed1"
+    shutil.rmtree(gone)
+    values = norm.compute(Bench(paths=[run]))
+    assert [prompt["prompt"] for prompt in values["prompts"]] == ["run/ept-star-seed2"]
+    left_out = f"run/ept-star-seed0, run/ept-star-seed1 (missing: {gone / 'metrics.jsonl'})"
+    assert norm.warning(values) == f"runs that recorded no prompt norm are left out: {left_out}"
+    for name, told in (("seed0", ""), ("seed1", r" \(missing: .*metrics\.jsonl\)")):
+        with pytest.raises(BadInput, match=f"^none of the runs recorded a prompt norm{told}; give"):
+            norm.compute(Bench(paths=[run], prompts=[f"ept-star-{name}"]))
+
+
 def test_weights_are_not_said_to_be_an_unfinished_prompt(tmp_path):
     run = made_run(tmp_path / "run", seeds=1)
     (run / "ept-star-seed0" / "prompt").rename(run / "ept-star-seed0" / "weights")
