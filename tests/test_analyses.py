@@ -452,6 +452,21 @@ class TestComparedRuns:
         assert found["rates"] == [0.1, 0.3]
         assert [score["mean"] for score in found["scores"]] == pytest.approx([0.71, 0.70])
 
+    def test_runs_without_a_score_are_counted(self, tmp_path):
+        run = made_run(tmp_path / "run", methods=("ept-star",), seeds=4)
+        drop(run / "ept-star-seed1")
+        (run / "ept-star-seed2" / "result.json").unlink()
+        with pytest.raises(BadInput, match=r"one learning rate for each method \(without a test score: 2\); give"):
+            ANALYSES["rates"].compute(Bench(paths=[run]))
+        result = run / "ept-star-seed3" / "result.json"
+        result.write_text(result.read_text().replace('"lr": 0.3', '"lr": 0.1'))
+        for analysis in (ANALYSES["rates"], ANALYSES["ablation"]):
+            told = analysis.warning(analysis.compute(Bench(paths=[run])))
+            assert told == "runs that have no test score, being dropped or not finished, are left out: 2"
+            # Those that were not chosen are none of them.
+            chosen = [f"ept-star-seed{seed}" for seed in (0, 3)]
+            assert analysis.warning(analysis.compute(Bench(paths=[run], prompts=chosen))) is None
+
     def test_rates_are_those_of_one_task_and_model_and_name_what_else_differs(self, tmp_path):
         asked = (("lab/color", "lab-t5"), ("lab/day", "lab-t5"), ("lab/day", "lab-bert"))
         runs = [
