@@ -10,7 +10,7 @@ from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName, quoted
 from ..inference.asked import task_of
 from ..prompts.prompt import SoftPrompt
-from ..run_layout import RESULT, is_run
+from ..run_layout import RESULT, is_run, run_of
 from ..tasks import Task
 from ..training import Plan, read_plan, read_result
 
@@ -103,7 +103,7 @@ def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tu
             yield from _of_run(path, prompts)
         else:
             refuse_choice(given, prompts)
-            run = next((folder for folder in path.resolve().parents[:2] if is_run(folder)), None)
+            run = run_of(path)
             inside = path.resolve().relative_to(run).parts[0] if run else ""
             yield f"{run.name}/{inside}" if run else str(given), given, read_plan(run) if run else None
 
