@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..documents import limited, limits, raise_limits
-from ..errors import SoftPromptError, visible
+from ..errors import Interrupted, SoftPromptError, visible
 from ._analyze import analyze
 from ._bank import bank
 from ._demo import demo
@@ -169,6 +169,8 @@ def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None)
             raise
         return 2
     # typer turns Ctrl-C into 130, and returns what a command returned, which is None.
+    if code == Interrupted.exit_code:
+        say("softprompt: interrupted; give the command again")
     return code or 0
 
 

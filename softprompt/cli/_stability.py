@@ -106,10 +106,15 @@ def stability(
         how = {**model_fields(spec), "style": style, "max_bad_rows": max_bad_rows}
         plans = [_planned(_specs(declared, chosen, how), seeded)]
     from ..store import refuse_no_place
-    from ..study.stability import measure, write
+    from ..study.stability import measure, refuse_foreign, write
 
-    refuse_no_place(output or store / "reports", "the report")
-    for planned in plans:
+    folder = output or store / "reports"
+    refuse_no_place(folder, "the report")
+    is_parted = output is None or len(plans) > 1
+    places = [folder / _slug(planned) if is_parted else folder for planned in plans]
+    for planned, place in zip(plans, places, strict=True):
+        refuse_foreign(place, planned.about)
+    for planned, place in zip(plans, places, strict=True):
         report = measure(
             planned,
             store,
@@ -119,12 +124,9 @@ def stability(
             device=device,
             progress=not quiet,
         )
-        folder = output or store / "reports"
-        if output is None or len(plans) > 1:
-            folder = folder / _slug(planned)
-        write(report, folder)
+        write(report, place)
         _print(report, json_lines)
-        say(f"written to {folder}")
+        say(f"written to {place}")
 
 
 def _specs(task: Any, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dict[str, RunSpec]":

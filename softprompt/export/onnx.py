@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({source})
 session = onnxruntime.InferenceSession("model.onnx")
-texts = tokenizer([{text}], {special}return_tensors="np")  # several are padded on the right
+texts = tokenizer([{text}], {special}return_tensors="np")  # several texts: padding=True, padding_side="right"
 inputs = {{name: texts[name]{held} for name in ("input_ids", "attention_mask")}}
 (logits,) = session.run(None, inputs)
 print(logits.shape)

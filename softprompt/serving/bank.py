@@ -1,5 +1,6 @@
 """The prompts of a server by name. Readers never wait: a change replaces the whole table."""
 
+import logging
 import re
 import threading
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from ..errors import BadInput, SoftPromptError, UnknownName
 from ..prompts.prompt import SoftPrompt
 from .served import Admission, ServedPrompt
 
+log = logging.getLogger("softprompt.serving")
 # A name stands in addresses and after the model's name, so it has neither slashes nor colons.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -80,6 +82,14 @@ class PromptBank:
         with self._changing:
             self._prompts = {**self._prompts, **admitted}
         return refused
+
+    def tell_refused(self, refusal: Refusal) -> None:
+        """Log that a prompt is not served, or that its earlier version still is."""
+        if refusal.name in self.prompts:
+            told = "the new version of prompt %r is refused, and the earlier one is still served: %s"
+        else:
+            told = "prompt %r is not served: %s"
+        log.warning(told, refusal.name, refusal.reason)
 
     def remove(self, names: Iterable[str]) -> None:
         """Serve these prompts no longer; a name that is not served is ignored."""

@@ -1,6 +1,5 @@
 """The prompts in a folder: read at the start, and again where something changes."""
 
-import logging
 import os
 from pathlib import Path
 from typing import final
@@ -11,7 +10,6 @@ from ..run_layout import is_run
 from ..store import MANIFEST, is_compiled, read_prompt
 from .bank import PromptBank, Refusal
 
-log = logging.getLogger("softprompt.serving")
 # Of the file that is written last, so that it changes with every prompt: its time, size and number.
 Mark = tuple[int, int, int]
 # Where a run's folders keep what was trained.
@@ -67,7 +65,7 @@ class PromptFolder:
         new = [refusal for refusal in refused if refusal not in self._told]
         self._told = set(refused)
         for refusal in new:
-            log.warning("prompt %r is not served: %s", refusal.name, refusal.reason)
+            self.bank.tell_refused(refusal)
         return new
 
 

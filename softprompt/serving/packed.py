@@ -6,7 +6,6 @@ documents have in common (task, model, versions) is stored once.
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ from ..prompts.prompt import SoftPrompt
 from ..store import from_document, tensor_bytes, to_document, write_file
 from .bank import PromptBank, Refusal, refuse_name
 
-log = logging.getLogger("softprompt.serving")
 FORMAT = 1
 DOCUMENT, NUMBERS = "document", "numbers"
 # Of a whole bank; the limits of a prompt are those of a prompt's folder.
@@ -186,7 +184,7 @@ class BankFile:
         prompts = dict(read_bank(self.path))
         refused = self.bank.put(prompts.items())
         for refusal in refused:
-            log.warning("prompt %r is not served: %s", refusal.name, refusal.reason)
+            self.bank.tell_refused(refusal)
         self.bank.remove(self._names - prompts.keys())
         self._mark, self._names = mark, set(prompts)
         return refused

@@ -140,7 +140,7 @@ class Stopped(errors.SoftPromptError):
         (errors.RunExists("run holds a run"), 2, "softprompt: run holds a run\n"),
         (Stopped("stopped; go on with --resume run"), 130, "softprompt: stopped; go on with --resume run\n"),
         (PermissionError(13, "Permission denied", "run"), 2, "softprompt: run: Permission denied\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "softprompt: interrupted; give the command again\n"),
     ],
     ids=lambda given: type(given).__name__,
 )

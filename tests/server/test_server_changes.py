@@ -239,7 +239,7 @@ class TestFolder:
         assert caplog.text.count("prompt 'a' is not served") == 1
         assert folder.read() == []
 
-    def test_what_the_model_refuses_is_told_once_until_it_changes(self, backbone, prompts, tmp_path):
+    def test_what_the_model_refuses_is_told_once_until_it_changes(self, backbone, prompts, tmp_path, caplog):
         other = dataclasses.replace(prompts["p0"], vectors=torch.zeros(2, 17))
         identity = dataclasses.replace(other.provenance.backbone, embedding_size=17)
         other = dataclasses.replace(other, provenance=dataclasses.replace(other.provenance, backbone=identity))
@@ -249,5 +249,9 @@ class TestFolder:
         assert folder.read() == folder.read() == []
         save_prompt(prompts["p0"], tmp_path / "a", replace=True)
         assert folder.read() == []
+        caplog.clear()
         save_prompt(other, tmp_path / "a", replace=True)
         assert len(folder.read()) == 1
+        assert list(folder.bank.prompts) == ["a"]
+        (told,) = caplog.messages
+        assert told.startswith("the new version of prompt 'a' is refused, and the earlier one is still served: ")

@@ -117,6 +117,18 @@ class TestCommand:
         values = json.loads(capsys.readouterr().out)
         assert values == json.loads((tmp_path / "r" / "report.json").read_text())
 
+    @pytest.mark.parametrize(
+        "content",
+        ['{"metrics": {}}', '{"spreads": [], "about": {"task": "lab/color", "model": "lab-t5-small"}}', "[", "3"],
+    )
+    def test_the_report_of_another_command_or_task_is_not_replaced(self, content, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("softprompt.study.stability.measure", lambda *_, **__: pytest.fail("trained"))
+        (tmp_path / "report.json").write_text(content)
+        words = [*WORDS, *SETTINGS, "--seeds", "3", "--store", str(tmp_path / "s"), "--output", str(tmp_path)]
+        assert main(words) == 2
+        assert "choose another place for the report" in capsys.readouterr().err
+        assert (tmp_path / "report.json").read_text() == content
+
     def test_an_interrupted_command_goes_on(self, done, tmp_path, monkeypatch, capsys):
         original, steps = Loop._optimize, []
 

@@ -191,3 +191,5 @@ class TestReport:
         assert written[1].read_text() == text(found)
         before = [path.read_bytes() for path in written]
         assert [path.read_bytes() for path in write(found, tmp_path / "r")] == before
+        write(report(sets["together"]), tmp_path / "r")
+        assert not (tmp_path / "r" / "causes.png").exists()

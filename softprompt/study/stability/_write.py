@@ -1,9 +1,14 @@
 """A report as files: numbers, text and a figure with every seed."""
 
+import contextlib
+import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ...errors import BadInput
 from ...store import json_bytes, write_file
 from ._arm import Arm
 from ._report import Report
@@ -15,20 +20,46 @@ Means = dict[str, tuple[float | None, float | None, float | None]]
 Columns = tuple[Scores, Means]
 
 log = logging.getLogger("softprompt")
+REPORT, CAUSES = "report.json", "causes.png"
+
+
+def refuse_foreign(folder: "Path | str", about: Mapping[str, Any]) -> None:
+    """Refuse a folder whose report is another one, before anything is trained that would replace it.
+
+    Args:
+        folder: where the report is to be written.
+        about: of the plan; a report of its task and model is replaced.
+
+    Raises:
+        BadInput: there is a report of another command, task or model.
+    """
+    place = Path(folder) / REPORT
+    if not os.path.lexists(place):
+        return
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        stored = json.loads(place.read_bytes())
+        if "spreads" in stored and all(stored["about"][name] == about[name] for name in ("task", "model")):
+            return
+    raise BadInput(
+        f"{str(place)!r} is not a report on the stability of {about['task']} on {about['model']}, and would be "
+        "replaced; choose another place for the report"
+    )
 
 
 def write(report: Report, folder: "Path | str") -> list[Path]:
     """Write report.json, report.md and strip.png, with several sources of variance causes.png; the files written.
 
-    What is there is replaced. Without the plotting library there are no figures, and a warning says so.
+    A report that is there is replaced. Without the plotting library there are no figures, and a warning says so.
 
     Raises:
         StorageFailure: the disk is full or not writable.
     """
     folder = Path(folder)
-    files = {"report.json": json_bytes(report.to_json()), "report.md": text(report).encode(), **_figures(report)}
+    files = {REPORT: json_bytes(report.to_json()), "report.md": text(report).encode(), **_figures(report)}
     for name, content in files.items():
         write_file(folder / name, content, what="the report", replace=True)
+    if CAUSES not in files:
+        (folder / CAUSES).unlink(missing_ok=True)
     return [folder / name for name in files]
 
 
@@ -40,7 +71,7 @@ def _figures(report: Report) -> dict[str, bytes]:
         return {}
     drawn = {"strip.png": _columns(report.arms, report.spreads)}
     if report.causes:
-        drawn["causes.png"] = _cause_columns(report)
+        drawn[CAUSES] = _cause_columns(report)
     return {
         name: plots.image(plots.strip_figure(scores, means=means, chance=report.chance, title=title(report)), name)
         for name, (scores, means) in drawn.items()
