@@ -162,6 +162,7 @@ class TestTheCommand:
     def test_an_unfinished_run_is_refused_but_for_what_it_has(self, trained, call, tmp_path):
         shutil.copytree(trained / "first", tmp_path / "run" / "first")
         shutil.rmtree(tmp_path / "run" / "first" / "ept-star-seed0" / "prompt")
+        (tmp_path / "run" / "first" / "ept-star-seed0" / "result.json").unlink()
         code, _, err = call(tmp_path / "run" / "first")
         assert code == 2
         assert "has not stored prompt 'ept-star-seed0'; finish it" in err.splitlines()[-1]
