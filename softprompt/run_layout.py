@@ -21,3 +21,9 @@ PROMPT, WEIGHTS, PEFT = "prompt", "weights", "peft"
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run."""
     return (folder / PLAN).is_file()
+
+
+def run_of(path: Path) -> Path | None:
+    """The run that a folder is, or in which it is a prompt; None where there is none."""
+    place = path.resolve()
+    return next((folder for folder in (place, *place.parents[:2]) if is_run(folder)), None)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,12 @@ def made_store(folder: Path, *, count: int, tasks: tuple[str, ...] = ("lab/opini
 def renamed_task(name: str) -> Task:
     """A declared task under another name."""
     return dataclasses.replace(find_task("lab/opinion"), name=name)
+
+
+def drop(prompt: Path) -> str:
+    """Make of a finished prompt one that was dropped before it was stored; the status that says why."""
+    path, status = prompt / "result.json", "dropped at step 1: its loss was not finite"
+    result = json.loads(path.read_text())
+    path.write_bytes(json_bytes({**result, "metrics": {}, "status": status, "norm": None, "token_norms": None}))
+    shutil.rmtree(prompt / "prompt")
+    return status

@@ -27,7 +27,7 @@ from softprompt.tasks import task as find_task
 from softprompt.tasks import with_difficulty
 
 from kit import review_task
-from report_kit import METHODS, made_run
+from report_kit import METHODS, drop, made_run
 
 GENERATOR = torch.Generator()
 
@@ -323,12 +323,40 @@ def test_norms_name_the_damaged_lines_that_they_leave_out(run, tmp_path):
     assert ANALYSES["norm"].warning(ANALYSES["norm"].compute(Bench(paths=[run]))) is None
 
 
+def test_prompts_without_norms_are_left_out_by_name_and_a_missing_record_is_said_to_be_missing(tmp_path):
+    run, norm = made_run(tmp_path / "run", methods=("ept-star",), seeds=3), ANALYSES["norm"]
+    (run / "ept-star-seed0" / "metrics.jsonl").write_text('{"step": 1, "dropped": "its loss was not finite"}\n')
+    gone = run / "ept-star-seed1"
+    shutil.rmtree(gone)
+    values = norm.compute(Bench(paths=[run]))
+    assert [prompt["prompt"] for prompt in values["prompts"]] == ["run/ept-star-seed2"]
+    left_out = f"run/ept-star-seed0, run/ept-star-seed1 (missing: {gone / 'metrics.jsonl'})"
+    assert norm.warning(values) == f"runs that recorded no prompt norm are left out: {left_out}"
+    for name, told in (("seed0", ""), ("seed1", r" \(missing: .*metrics\.jsonl\)")):
+        with pytest.raises(BadInput, match=f"^none of the runs recorded a prompt norm{told}; give"):
+            norm.compute(Bench(paths=[run], prompts=[f"ept-star-{name}"]))
+
+
 def test_weights_are_not_said_to_be_an_unfinished_prompt(tmp_path):
     run = made_run(tmp_path / "run", seeds=1)
     (run / "ept-star-seed0" / "prompt").rename(run / "ept-star-seed0" / "weights")
     with pytest.raises(BadInput, match=r"'ept-star-seed0' of run '.*' trained weights and left no prompt; choose"):
         subjects([run])
     assert len(subjects([run], prompts=["prompt-tuning-seed0"])) == 1
+
+
+def test_why_a_run_lacks_a_prompt_is_said_with_what_brings_it_back(tmp_path):
+    run = made_run(tmp_path / "run", methods=("ept-star",), seeds=4)
+    why = drop(run / "ept-star-seed1")
+    shutil.rmtree(run / "ept-star-seed2" / "prompt")
+    shutil.rmtree(run / "ept-star-seed3")
+    for seed, told in (
+        (1, f"'ept-star-seed1' of run '.*' was {why}; train it anew"),
+        (2, "prompt 'ept-star-seed2' of run '.*' is missing; restore it from a copy, delete .*result.json and train"),
+        (3, "has not stored prompt 'ept-star-seed3'; finish it"),
+    ):
+        with pytest.raises(BadInput, match=f"{told}.*, or choose others"):
+            subjects([run], prompts=["ept-star-seed0", f"ept-star-seed{seed}"])
 
 
 def test_training_rows_are_not_compared_with_themselves(run, backbone):
@@ -423,6 +451,42 @@ class TestComparedRuns:
         (found,) = ANALYSES["rates"].compute(Bench(paths=[run]))["methods"]
         assert found["rates"] == [0.1, 0.3]
         assert [score["mean"] for score in found["scores"]] == pytest.approx([0.71, 0.70])
+
+    def test_runs_without_a_score_are_counted(self, tmp_path):
+        run = made_run(tmp_path / "run", methods=("ept-star",), seeds=4)
+        drop(run / "ept-star-seed1")
+        (run / "ept-star-seed2" / "result.json").unlink()
+        with pytest.raises(BadInput, match=r"one learning rate for each method \(without a test score: 2\); give"):
+            ANALYSES["rates"].compute(Bench(paths=[run]))
+        result = run / "ept-star-seed3" / "result.json"
+        result.write_text(result.read_text().replace('"lr": 0.3', '"lr": 0.1'))
+        for analysis in (ANALYSES["rates"], ANALYSES["ablation"]):
+            told = analysis.warning(analysis.compute(Bench(paths=[run])))
+            assert told == "runs that have no test score, being dropped or not finished, are left out: 2"
+            # Those that were not chosen are none of them.
+            chosen = [f"ept-star-seed{seed}" for seed in (0, 3)]
+            assert analysis.warning(analysis.compute(Bench(paths=[run], prompts=chosen))) is None
+
+    def test_rates_are_those_of_one_task_and_model_and_name_what_else_differs(self, tmp_path):
+        asked = (("lab/color", "lab-t5"), ("lab/day", "lab-t5"), ("lab/day", "lab-bert"))
+        runs = [
+            made_run(tmp_path / str(n), task=task, model=model, methods=("ept-star",), seeds=2, steps=40 * (n + 1))
+            for n, (task, model) in enumerate(asked)
+        ]
+        for run in runs:
+            result = run / "ept-star-seed1" / "result.json"
+            result.write_text(result.read_text().replace('"lr": 0.3', '"lr": 0.1'))
+        rates = ANALYSES["rates"]
+        values = rates.compute(Bench(paths=runs))
+        found = [(cell["task"], cell["model"], [score["n"] for score in cell["scores"]]) for cell in values["methods"]]
+        assert found == [(*each, [1, 1]) for each in asked]
+        assert [list(row)[:5] for row in rates.rows(values)] == [["task", "model", "method", "units", "rate"]] * 6
+        # No two that are held against each other differ in their steps.
+        assert rates.warning(values) is None
+        longer = made_run(tmp_path / "longer", task="lab/color", methods=("ept-star",), seeds=2, steps=200)
+        values = rates.compute(Bench(paths=[runs[0], longer]))
+        assert [cell["method"] for cell in values["methods"]] == ["ept-star"]
+        assert rates.warning(values) == "the runs differ in steps too, so differences of scores may come from there"
 
 
 class TestCommand:

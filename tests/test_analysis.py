@@ -66,8 +66,11 @@ class TestNormCurve:
         (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "prompt_norm": 3.0}\n')
         assert norm_curve(tmp_path).token_norms == (None,)
 
-    def test_a_folder_without_a_record_is_refused(self, tmp_path):
-        with pytest.raises(BadInput, match="records no prompt norm"):
+    def test_a_folder_without_a_record_or_a_norm_is_refused(self, tmp_path):
+        with pytest.raises(BadInput, match=r"metrics\.jsonl is missing; give"):
+            norm_curve(tmp_path)
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+        with pytest.raises(BadInput, match="records no prompt norm; give"):
             norm_curve(tmp_path)
 
 

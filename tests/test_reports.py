@@ -14,7 +14,7 @@ import pytest
 import softprompt
 from filelock import FileLock
 from softprompt.cli import main
-from softprompt.documents import json_bytes, sealed_bytes
+from softprompt.documents import json_bytes, sealed_bytes, sha256_of
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.class_scores import calibration_error
 from softprompt.inference.report import Report
@@ -31,7 +31,7 @@ from softprompt.study._fleets import run_folder
 from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import task as find_task
 
-from kit import rewrite
+from kit import review_task, rewrite
 from report_kit import made_answers, made_run, made_store, renamed_task
 
 
@@ -190,6 +190,20 @@ class TestHeadline:
             ("prompt-tuning, steps 50", 3), ("prompt-tuning, steps 500", 3)
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("tags", [{}, {"ept-star": "short", "prompt-tuning": "long"}])
+    def test_scores_on_other_test_rows_say_so_also_where_the_method_or_a_name_tells_them_apart(self, tags, tmp_path):
+        for method, test_rows in (("ept-star", 40), ("prompt-tuning", 100)):
+            made_run(tmp_path / method, methods=(method,), seeds=1, test_rows=test_rows, steps=test_rows)
+
+        def tagged(entry):
+            spec = dataclasses.replace(entry.run.spec, tags={"setting": tags[entry.run.spec.prompt.method]})
+            return dataclasses.replace(entry, run=dataclasses.replace(entry.run, spec=spec))
+
+        entries = read_sources([tmp_path]).entries
+        names = [setting.name for setting in settings_of([tagged(e) for e in entries] if tags else entries)]
+        first, second = (tags.get(method, method) for method in ("ept-star", "prompt-tuning"))
+        assert names == [f"{first}, test_rows 40", f"{second}, test_rows 100"]
+
     def test_runs_that_call_their_prompts_alike_all_count_and_a_copy_once(self, tmp_path):
         runs = [made_run(tmp_path / f"draw{draw}", methods=("ept-star",), seeds=1, draw=draw) for draw in (1, 2, 3)]
         scores = (0.8, 0.4, 0.3)
@@ -270,6 +284,26 @@ class TestHeadline:
         with pytest.raises(BadInput, match=f"^{told}, or leave this run out of the report$"):
             page_of(run, rows=True, **given)
         assert asked == [{"data_root": "/data", **given}]
+
+    def test_a_file_of_test_rows_that_changed_since_the_run_is_not_answered_beside_its_score(
+        self, tmp_path, monkeypatch
+    ):
+        task = review_task(tmp_path / "rows")
+        files = {path: sha256_of(Path(path)) for path in task.source.every_path}
+        run = made_run(tmp_path / "run", task=task, methods=("prompt-tuning",), seeds=1)
+        rewrite(run / "run.json", lambda values: values.update(files=files))
+
+        def evaluate(prompt, **options):
+            raise BadInput("asked")
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        # Test rows that are a file of their own are the same whatever becomes of the others.
+        for split, told in (("train", "asked"), ("test", "test.csv had other contents when this prompt was scored")):
+            (path,) = map(Path, task.source.paths(split))
+            path.write_text(path.read_text() + "a good film,bad\n")
+            with pytest.raises(BadInput, match=rf"{told}.*; or leave `rows` out"):
+                page_of(run, rows=True)
+        page_of(run)
 
     def test_the_rows_of_a_kept_run_of_a_study_are_read_where_it_read_them(self, tmp_path, monkeypatch):
         store = made_store(tmp_path / "store", count=1)

@@ -70,7 +70,8 @@ def norm_curve(prompt: Path | str) -> NormCurve:
     path = Path(prompt) / METRICS
     rows = [row for row in read_record(path) if row.get("prompt_norm") is not None]
     if not rows:
-        raise BadInput(f"{path} records no prompt norm; give the folder of a prompt in a run, RUN/<method>-seed0")
+        fault = "records no prompt norm" if path.is_file() else "is missing"
+        raise BadInput(f"{path} {fault}; give the folder of another prompt in a run, RUN/<method>-seed0")
     return NormCurve(
         steps=tuple(row["step"] for row in rows),
         raw=tuple(row["prompt_norm"] for row in rows),

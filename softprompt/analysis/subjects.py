@@ -10,9 +10,9 @@ from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName, quoted
 from ..inference.asked import task_of
 from ..prompts.prompt import SoftPrompt
-from ..run_layout import is_run
+from ..run_layout import RESULT, is_run, run_of
 from ..tasks import Task
-from ..training import Plan, read_plan
+from ..training import Plan, read_plan, read_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tu
             yield from _of_run(path, prompts)
         else:
             refuse_choice(given, prompts)
-            run = next((folder for folder in path.resolve().parents[:2] if is_run(folder)), None)
+            run = run_of(path)
             inside = path.resolve().relative_to(run).parts[0] if run else ""
             yield f"{run.name}/{inside}" if run else str(given), given, read_plan(run) if run else None
 
@@ -116,11 +116,21 @@ def _of_run(run: Path, prompts: Sequence[str]) -> Iterator[tuple[str, Path, Plan
                 f"{prompt!r} of run {str(run)!r} trained weights and left no prompt; choose others with --prompt"
             )
         if not (run / prompt / "prompt").is_dir():
-            raise BadInput(
-                f"run {str(run)!r} has not stored prompt {prompt!r}; finish it (softprompt train --resume "
-                f"{quoted(run)}), or choose others with --prompt"
-            )
+            raise BadInput(f"{_not_stored(run, prompt)}, or choose others with --prompt")
         yield f"{run.resolve().name}/{prompt}", run / prompt / "prompt", plan
+
+
+def _not_stored(run: Path, prompt: str) -> str:
+    """Why a run has no such prompt, and what brings it back."""
+    result, resume = read_result(run, prompt), f"softprompt train --resume {quoted(run)}"
+    if result is None:
+        return f"run {str(run)!r} has not stored prompt {prompt!r}; finish it ({resume})"
+    if result.is_dropped:
+        return f"{prompt!r} of run {str(run)!r} was {result.status}; train it anew with other settings"
+    return (
+        f"prompt {prompt!r} of run {str(run)!r} is missing; restore it from a copy, delete {run / prompt / RESULT} and "
+        f"train it again ({resume})"
+    )
 
 
 def chosen_names(run: Path, plan: Plan, prompts: Sequence[str]) -> Sequence[str]:

@@ -9,6 +9,7 @@ import typer
 
 from ..checks import option, refuse_exists
 from ..errors import BadInput
+from ._changed import tell_changed
 from ._flatten import Given, flatten
 from ._layout import width_of
 from ._stores import kept_in_stores
@@ -85,6 +86,8 @@ def analyze(
     target = output or default_folder(f"{name}-{Path(runs[0]).resolve().name}")
     refuse_exists(target, f"the analysis {name}")
     refuse_no_place(target, f"the analysis {name}")
+    if "rows" not in chosen.ignores:
+        tell_changed(placed["paths"], split)
     bench = analyses.Bench(
         **placed, tasks=task or (), rows=rows, split=split, seed=seed, by=by,
         copies=copies or (), data_root=data_root, model=model, device=device,

@@ -10,6 +10,7 @@ import typer
 from ..checks import refuse_exists
 from ..errors import BadInput, visible
 from ..tasks import Task, named_files
+from ._changed import tell_changed
 from ._evaluated import in_words
 from ._flatten import flatten
 from ._rows import given_words, own_wording
@@ -97,6 +98,8 @@ def evaluate(
     if output is not None:
         refuse_no_place(output, "the evaluation")
     stored = load(prompt)
+    if not data and task is None:
+        tell_changed([prompt], split)
     report = evaluate_prompt(
         stored,
         rows=data or None,

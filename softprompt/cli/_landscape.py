@@ -8,6 +8,7 @@ import typer
 
 from ..checks import refuse_exists
 from ..settings import LandscapeSettings
+from ._changed import tell_changed
 from ._flatten import flatten
 from ._layout import width_of
 from ._stores import kept_in_stores
@@ -69,6 +70,8 @@ def landscape(
     chosen = subjects(placed["paths"], prompts=placed["prompts"], task=task, style=style, data_root=data_root)
     if compare:
         refuse_incomparable(chosen)
+    if task is None:
+        tell_changed(placed["paths"], split)
 
     def tell(subject: "Subject") -> None:
         say(f"{subject.label}: {settings.rows} rows x {settings.grid}² points of the {settings.space} plane")

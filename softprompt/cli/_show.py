@@ -21,6 +21,7 @@ from .printing import print_json, record, table
 if TYPE_CHECKING:
     from ..prompts.prompt import SoftPrompt
     from ..prompts.tuned import Stored
+    from ..training import Result
 
 log = logging.getLogger("softprompt")
 
@@ -44,19 +45,14 @@ def show(
 
 
 def _show_run(folder: Path, json_lines: bool) -> None:
-    from ..interop.stored import load
     from ..training import damage, read_plan, read_results
 
     plan = read_plan(folder)
     for line in damage(folder):
         log.warning(line)
-    members = {name: folder / name for name in plan.prompt_names()}
-    prompts = [
-        {"prompt": name, "status": "stored", **describe(load(path))}
-        if (path / "prompt").exists() or (path / "weights").exists()
-        else {"prompt": name, "status": "not finished"}
-        for name, path in members.items()
-    ]
+    results = read_results(folder)
+    ended = {result.prompt: result for result in results}
+    prompts = [{"prompt": name, **_member(folder / name, ended.get(name))} for name in plan.prompt_names()]
     if json_lines:
         print_json({"run": str(folder), **plan.to_json(), "prompts": prompts})
         return
@@ -67,7 +63,6 @@ def _show_run(folder: Path, json_lines: bool) -> None:
     for prompt in prompts:
         for warning in prompt.get("warnings", ()):
             print(visible(f"{prompt['prompt']}: {warning}"))
-    results = read_results(folder)
     for result in results:
         if result.restarts is not None:
             print(f"{result.prompt}: {restart_told(result.restarts)}")
@@ -76,11 +71,23 @@ def _show_run(folder: Path, json_lines: bool) -> None:
         print(table(summary(results), width_of(sys.stdout)))
 
 
+def _member(folder: Path, result: "Result | None") -> dict[str, Any]:
+    """What is stored of a prompt of a run, and how it ended; without a result it is not finished."""
+    from ..interop.stored import load
+
+    is_stored = (folder / "prompt").exists() or (folder / "weights").exists()
+    stored = describe(load(folder)) if is_stored else {}
+    if result is None:
+        return {**stored, "status": "not finished", "metrics": {}}
+    status = result.status if is_stored or result.is_dropped else f"{result.status}, its prompt is missing"
+    return {**stored, "status": status, "metrics": result.metrics}
+
+
 def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = prompt.get("metrics", {})
+    metrics = prompt["metrics"]
     scores = {f"{split} score": metrics.get(split, {}).get("score") for split in ("validation", "test")}
     counts = {"stored": prompt.get("stored"), "norm": norm_told(prompt)}
-    return {"prompt": prompt["prompt"], "status": prompt["status"], **scores, **counts}
+    return {"prompt": prompt["prompt"], **scores, **counts, "status": prompt["status"]}
 
 
 def restart_told(restarts: Mapping[str, Any]) -> str:

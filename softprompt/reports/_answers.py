@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile, SoftPromptError
+from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..run_layout import FROZEN
 from ..tasks import Task
-from ..training import read_plan
+from ..training import Plan, changed_files, read_plan
 from ._entry import Entry
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
     """The answers of a prompt to the test rows of its run, or to so many as `test_rows` says; takes the frozen model.
 
     Raises:
+        BadInput: the file of the test rows has changed since the run.
         SoftPromptError: the rows or the model cannot be read.
     """
     from ..inference.evaluate import evaluate
@@ -129,14 +130,21 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
 
     assert entry.folder is not None
     # A prompt that a study kept is in a run too.
-    spec, data_root = entry.run.spec, read_plan(entry.folder.parent).data_root
-    own = {"test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows, "data_root": data_root}
+    spec, plan = entry.run.spec, read_plan(entry.folder.parent)
+    _refuse_other_rows(plan)
+    own = {"test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows, "data_root": plan.data_root}
     chosen = {**{name: item for name, item in own.items() if item}, **options}
     evaluation = evaluate(load(str(entry.folder)), **chosen)
     answered = of_rows(entry.label, evaluation.task or spec.declared, evaluation.rows, entry.folder)
     scored = own["test_rows"]
     is_of_run = evaluation.of is None if scored is None else chosen["test_rows"] == scored
     return replace(answered, is_asked=True, is_of_run=is_of_run)
+
+
+def _refuse_other_rows(plan: Plan) -> None:
+    # The score of the run stands on the page beside these answers, as if both were of the same rows.
+    if changed := changed_files(plan, "test"):
+        raise BadInput(f"{', '.join(changed)} had other contents when this prompt was scored; restore it")
 
 
 def of_rows(label: str, task: Task, rows: Sequence[Row], folder: Path | None = None) -> Answered:

@@ -13,6 +13,8 @@ from ._entry import Entry
 Key = tuple[str, str]
 # Keys that are shown in columns of their own, or that say nothing about a setting.
 _APART = ("task", "model", "setting")
+# Scores on other rows are other scores, whatever else tells them apart.
+_ROWS = "test_rows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +77,10 @@ def names_of(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
             parts += [words] if (words := entries[place].words) else []
             tag = _tag(spec)
             # Two searches in one store may call different settings alike.
-            if tag and len(same_tag[tag]) > 1:
-                named[place] = ", ".join([tag, *(part for part in parts if part not in tag)])
-            else:
-                named[place] = tag or ", ".join(parts) or spec.prompt.method
+            if tag and len(same_tag[tag]) == 1:
+                parts = [f"{_ROWS} {values[_ROWS]}"] if _ROWS in values else []
+            parts = [tag, *(part for part in parts if part not in tag)] if tag else parts
+            named[place] = ", ".join(parts) or spec.prompt.method
     return [(entry, named[place]) for place, entry in enumerate(entries)]
 
 
@@ -91,7 +93,7 @@ def _follows(specs: Sequence[RunSpec], key: str, context: TableContext) -> bool:
     values: dict[str, set[Hashable]] = {}
     for spec in specs:
         values.setdefault(spec.prompt.method, set()).add(value(spec, key, context))
-    return key != "method" and all(len(of_method) == 1 for of_method in values.values())
+    return key not in ("method", _ROWS) and all(len(of_method) == 1 for of_method in values.values())
 
 
 def _setting(name: str, key: Key, members: Sequence[Entry]) -> Setting:

@@ -14,6 +14,7 @@ from ._folder import refuse_used as refuse_used
 from ._frozen import Comparison as Comparison
 from ._frozen import read_comparison as read_comparison
 from ._inputs import OtherRows as OtherRows
+from ._inputs import changed_files as changed_files
 from ._inputs import is_same_model as is_same_model
 from ._inputs import model_digests as model_digests
 from ._keywords import model_from as model_from

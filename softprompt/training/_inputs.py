@@ -7,6 +7,7 @@ from pathlib import Path
 from ..backbones import AbstractBackbone, weights_digest
 from ..errors import BadInput, ModelMismatch
 from ..store import input_digest
+from ._plan import Plan
 from ._run_data import RunData
 
 EMBEDDINGS, WEIGHTS, ROWS = "embeddings", "weights", "rows"
@@ -34,6 +35,18 @@ def with_inputs(run_data: RunData) -> RunData:
 def _digests(paths: Iterable[str]) -> dict[str, str]:
     """The SHA-256 of what is at each path; without those at which nothing is."""
     return {path: digest for path in dict.fromkeys(paths) if (digest := input_digest(Path(path))) is not None}
+
+
+def changed_files(plan: Plan, split: str) -> list[str]:
+    """The user's files of a split that hold something else than when the run began; those that are gone are left out.
+
+    Args:
+        plan: of the run; one of an earlier version records no file.
+        split: "train", "validation" or "test"; rows that were drawn from another split have no file.
+    """
+    source = plan.task.source
+    paths = source.paths(split) if split in source.files else ()
+    return [p for p in paths if p in plan.files and input_digest(Path(p)) not in (None, plan.files[p])]
 
 
 def model_digests(backbone: AbstractBackbone) -> dict[str, str]:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from softprompt.cli import main
 from softprompt.cli.printing import cell
+from softprompt.documents import sha256_of
 from softprompt.tasks import TASKS
 
 from cli_kit import refusal
+from kit import review_task, rewrite
+from report_kit import drop, made_run
 
 
 @pytest.fixture
@@ -188,6 +191,41 @@ def test_show_tells_the_norm_in_token_norms_where_they_are_known(
     assert all(warning in line for line in warnings)
     assert main(["show", str(tmp_path)]) == 0
     assert f"  {told}\n" in capsys.readouterr().out
+
+
+def test_show_takes_from_the_result_of_a_prompt_how_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path / "run", methods=("ept-star",), seeds=4)
+    why = drop(run / "ept-star-seed1")
+    (run / "ept-star-seed2" / "prompt").rename(tmp_path / "away")
+    (run / "ept-star-seed3" / "result.json").unlink()
+    assert main(["show", str(run), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["prompts"]
+    assert [(prompt["status"], prompt["metrics"].get("test", {}).get("score")) for prompt in shown] == [
+        ("finished", 0.7), (why, None), ("finished, its prompt is missing", 0.72), ("not finished", None),
+    ]  # fmt: skip
+    assert [("norm" in prompt) for prompt in shown] == [True, False, False, True]
+    assert main(["show", str(run)]) == 0
+    assert why in capsys.readouterr().out
+
+
+def test_commands_that_answer_rows_again_tell_of_a_file_that_changed_since_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    task = review_task(tmp_path / "rows")
+    # Without the model each of them ends before the first answer.
+    run = made_run(tmp_path / "run", task=task, model="no/such-model", methods=("ept-star",), seeds=1)
+    files = {path: sha256_of(Path(path)) for path in task.source.every_path}
+    rewrite(run / "run.json", lambda values: values.update(files=files))
+    prompt = str(run / "ept-star-seed0")
+    again = (["evaluate", prompt], ["analyze", "groups", prompt], ["landscape", str(run)])
+    for split in ("train", "test"):
+        (path,) = task.source.paths(split)
+        Path(path).write_text(Path(path).read_text() + "a good film,bad\n")
+        warning = f"{path} had other contents when {run} was trained, so its scores are of other rows"
+        for words in (*again, ["analyze", "norm", str(run)], ["evaluate", prompt, "--data", path]):
+            main(words)
+            assert (warning in capsys.readouterr().err) == (split == "test" and words in again)
 
 
 def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

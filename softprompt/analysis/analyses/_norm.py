@@ -40,21 +40,30 @@ def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> I
 def compute(bench: Bench) -> Values:
     """Norms over the steps in token norms, and the validation scores, of each prompt."""
     found = list(run_folders(bench.paths, bench.prompts))
-    recorded = [run for run in bench.recorded if run.norms]
-    if not (found or recorded):
-        raise BadInput("none of the runs recorded a prompt norm; give runs that trained a prompt")
-    named = [*((label, task) for label, task, _ in found), *((run.label, run.task.name) for run in recorded)]
-    labels = distinct_labels(named)
-    prompts = [*(_of_folder(folder) for _, _, folder in found), *map(_of_record, recorded)]
+    named = [*((label, task) for label, task, _ in found), *((run.label, run.task.name) for run in bench.recorded)]
+    curves = [*(_of_folder(folder) for _, _, folder in found), *map(_of_record, bench.recorded)]
+    by_label = dict(zip(distinct_labels(named), curves, strict=True))
+    missing = [str(path) for _, _, folder in found if not (path := folder / METRICS).is_file()]
+    if not any(by_label.values()):
+        raise BadInput(f"none of the runs recorded a prompt norm{_told(missing)}; give runs that trained a prompt")
     return {
         "band": list(BAND),
-        "prompts": [{"prompt": label, **values} for label, values in zip(labels, prompts, strict=True)],
-        "without_norm": [run.label for run in bench.recorded if not run.norms],
+        "prompts": [{"prompt": label, **curve} for label, curve in by_label.items() if curve],
+        "without_norm": [label for label, curve in by_label.items() if not curve],
+        "missing": missing,
     }
 
 
-def _of_folder(folder: Path) -> dict[str, Any]:
-    curve = norm_curve(folder)
+def _told(missing: Sequence[str]) -> str:
+    return f" (missing: {', '.join(missing)})" if missing else ""
+
+
+def _of_folder(folder: Path) -> dict[str, Any] | None:
+    """What training recorded of a prompt; None where that is no norm, as of one that was dropped at its first step."""
+    try:
+        curve = norm_curve(folder)
+    except BadInput:
+        return None
     scores = [row for row in read_record(folder / METRICS) if row.get("split") == "validation"]
     known = [norm for norm in curve.token_norms if norm is not None]
     return {
@@ -67,7 +76,9 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_record(run: Recorded) -> dict[str, Any]:
+def _of_record(run: Recorded) -> dict[str, Any] | None:
+    if not run.norms:
+        return None
     return {
         "step": list(run.steps),
         "raw": list(run.norms),
@@ -103,7 +114,8 @@ def warning(values: Values) -> str | None:
     if damaged:
         told.append(f"damaged lines of records are left out: {'; '.join(damaged)}")
     if values["without_norm"]:
-        told.append(f"runs that recorded no prompt norm are left out: {', '.join(values['without_norm'])}")
+        without = ", ".join(values["without_norm"]) + _told(values["missing"])
+        told.append(f"runs that recorded no prompt norm are left out: {without}")
     return "; ".join(told) or None
 
 
