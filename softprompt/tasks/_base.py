@@ -126,7 +126,7 @@ class Task:
         if self.window and self.answer != "text":
             raise BadInput(
                 f"window {self.window!r} is for answers in free text, and a {self.answer} would be that of the first "
-                "window alone; give window='', and a max_length that holds the rows"
+                "window alone; leave the window out"
             )
 
     @property
