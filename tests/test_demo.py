@@ -24,7 +24,8 @@ from softprompt.lab.compared import best_of, no_prompt, turned
 from softprompt.lab.demo import Demo
 from softprompt.lab.instructions import instructed, instruction
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks import LAB, TASKS, task, with_difficulty
+from softprompt.tasks import TASKS, task, with_difficulty
+from softprompt.tasks._lab import LAB
 from softprompt.training import Interrupted, Result, read_plan, read_results
 from softprompt.world import KINDS
 
