@@ -1,9 +1,10 @@
-"""What several tests share: a small labelled task, comparisons of folders and prompts, and a change of a document."""
+"""What several tests share: a labelled task, comparisons of folders and prompts, threads, a change of a document."""
 
 import contextlib
 import csv
 import random
 import resource
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,24 @@ def equal(one: SoftPrompt, other: SoftPrompt) -> bool:
         and len(heads[0]) == len(heads[1])
         and all(torch.equal(a, b) for a, b in zip(*heads, strict=True))
     )
+
+
+def together(*works: Callable[[], Any]) -> list[Any]:
+    """What each of some works returns, all of them at once in threads of their own; the first error is raised."""
+    start, found, failed = threading.Barrier(len(works)), [None] * len(works), []
+
+    def work(number: int) -> None:
+        start.wait()
+        try:
+            found[number] = works[number]()
+        except Exception as error:  # Of a thread it would be lost.
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return found

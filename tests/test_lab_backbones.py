@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,13 @@ from softprompt.backbones import load_backbone
 from softprompt.builtin import BUILT_IN, copy_backbone, folder_of
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnknownName
-from softprompt.inference.predict import kept_model, loaded_models
+from softprompt.inference.predict import kept_model, loaded_model
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import ModelSpec, PromptSettings, TrainSettings
 from softprompt.training import read_plan, train
 
-from kit import review_task, same_files
+from kit import review_task, same_files, together
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,9 @@ def weights(shipped, tmp_path, monkeypatch):
     root = Path(shutil.copytree(shipped, tmp_path / "weights"))
     monkeypatch.setattr(backbones, "WEIGHTS", root)
     # Other tests of this process may have answered with the model that is shipped under the same name.
-    loaded_models.cache_clear()
+    loaded_model.cache_clear()
     yield root
-    loaded_models.cache_clear()
+    loaded_model.cache_clear()
 
 
 def written(made, folder, **options):
@@ -55,37 +54,13 @@ def written(made, folder, **options):
 
 def test_threads_load_models_one_after_another(weights):
     """transformers replaces functions of its own while it loads; overlapping loads leave them replaced for good."""
-    together, failed = threading.Barrier(4), []
-
-    def load():
-        together.wait()
-        try:
-            load_backbone("lab-t5")
-        except Exception as error:  # Of a thread it would be lost.
-            failed.append(error)
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    together(*[lambda: load_backbone("lab-t5")] * 4)
     assert load_backbone("lab-t5").kind == "encoder-decoder"
     assert load_backbone("lab-bert").answers == "label-words"
 
 
 def test_threads_share_a_kept_model(weights):
-    together, found = threading.Barrier(4), []
-
-    def keep():
-        together.wait()
-        found.append(kept_model(ModelSpec("lab-t5")))
-
-    threads = [threading.Thread(target=keep) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = together(*[lambda: kept_model(ModelSpec("lab-t5"))] * 4)
     assert len({id(backbone) for backbone in found}) == 1
 
 

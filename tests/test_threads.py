@@ -1,8 +1,6 @@
 """Threads of one program that share a loaded model, or torch's generators, get what each would get alone."""
 
 import sys
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings
 from softprompt.training import Run
 
-from kit import review_task
+from kit import review_task, together
 
 TEXTS = ["a good film", "the movie was terrible and it was very very long", "bad", "it is great , and the film was it"]
 
@@ -26,27 +24,6 @@ def hasty():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
-
-
-def together(*works: Callable[[], Any]) -> list[Any]:
-    """What each of some works returns, all of them at once in threads of their own; the first error is raised."""
-    start, found, failed = threading.Barrier(len(works)), [None] * len(works), []
-
-    def work(number: int) -> None:
-        start.wait()
-        try:
-            found[number] = works[number]()
-        except Exception as error:  # Of a thread it would be lost.
-            failed.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(works))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-    return found
 
 
 @pytest.fixture(scope="module", params=["reference", "auto"])

@@ -6,7 +6,7 @@ import torch
 
 from ..builtin import BUILT_IN
 from ..errors import BadInput, UnsupportedModel
-from ..prompts.seeds import GENERATORS
+from ..prompts.seeds import seeded_cpu
 from ._device import device_of
 from ._names import refuse_no_folder, source_of
 from ._read import read_configuration, read_encoder, read_tokenizer, silence
@@ -35,8 +35,7 @@ def with_new_head(name: str, *, seed: int = 0, device: str = "auto") -> tuple[An
         if (kind := kind_of(read_configuration(source, None), name)) != "encoder":
             raise UnsupportedModel(f"{name!r} is of kind {kind}; a masked-LM head needs an encoder")
         tokenizer = read_tokenizer(source, None)
-        with GENERATORS, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded_cpu(seed):
             model, missing = read_encoder(source, {"dtype": torch.float32})
     if not missing:
         raise BadInput(f"{name!r} has a masked-LM head already; use it as it is")

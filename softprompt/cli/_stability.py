@@ -106,14 +106,14 @@ def stability(
         how = {**model_fields(spec), "style": style, "max_bad_rows": max_bad_rows}
         plans = [_planned(_specs(declared, chosen, how), seeded)]
     from ..store import refuse_no_place
-    from ..study.stability import measure, refuse_foreign, write
+    from ..study.stability import measure, refuse_other_report, write
 
     folder = output or store / "reports"
     refuse_no_place(folder, "the report")
     is_parted = output is None or len(plans) > 1
     places = [folder / _slug(planned) if is_parted else folder for planned in plans]
     for planned, place in zip(plans, places, strict=True):
-        refuse_foreign(place, planned.about)
+        refuse_other_report(place, planned.about)
     for planned, place in zip(plans, places, strict=True):
         report = measure(
             planned,

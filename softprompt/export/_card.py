@@ -12,7 +12,7 @@ from ..inference.scoring import Scoring
 from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
-from ..run_layout import is_run
+from ..run_layout import run_of
 from ..store import read_prompt
 
 # What training found out, and was not told.
@@ -47,8 +47,7 @@ def spread_of(prompt: SoftPrompt, source: "str | Path") -> "Spread | None":
         prompt: the prompt.
         source: its folder, or that of its run.
     """
-    folder = Path(source).absolute()
-    run = next((place for place in (folder, *folder.parents[:2]) if is_run(place)), None)
+    run = run_of(Path(source))
     scores = [_score(prompt)]
     if run is not None:
         others = [_read(place) for place in sorted(run.glob("*/prompt"))]

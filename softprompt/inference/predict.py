@@ -26,19 +26,17 @@ from .scoring import scoring_of
 log = logging.getLogger("softprompt")
 # Batches that are answered together, the longest rows first: one at first, so that answers appear soon.
 MOST_BATCHES = 8
-
-
 _KEPT = threading.Lock()
 
 
 def kept_model(spec: ModelSpec) -> AbstractBackbone:
     """The model of this spec, loaded once and kept for the next call, of any thread."""
     with _KEPT:
-        return loaded_models(spec)
+        return loaded_model(spec)
 
 
 @functools.lru_cache(maxsize=2)
-def loaded_models(spec: ModelSpec) -> AbstractBackbone:
+def loaded_model(spec: ModelSpec) -> AbstractBackbone:
     """The model of this spec; use `kept_model`, because two threads would load it twice."""
     return load_backbone(spec)
 

@@ -187,11 +187,9 @@ class Method:
         """
         import torch
 
-        from .seeds import GENERATORS
+        from .seeds import seeded_cpu
 
-        # Only the CPU's generator is seeded: torch.manual_seed would also seed those of the accelerators.
-        with GENERATORS, torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with torch.device("cpu"), seeded_cpu(seed):
             return self._construct(e)
 
     def trainable(self, e: int, layers: int = 1) -> int:

@@ -28,3 +28,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with GENERATORS, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def seeded_cpu(seed: int) -> Iterator[None]:
+    """As `seeded`, for the CPU's generator alone: `torch.manual_seed` would also seed those of the accelerators."""
+    with GENERATORS, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -36,5 +36,5 @@ from ._text import text as text
 from ._text import title as title
 from ._untrained import Gain as Gain
 from ._untrained import Untrained as Untrained
-from ._write import refuse_foreign as refuse_foreign
+from ._write import refuse_other_report as refuse_other_report
 from ._write import write as write

@@ -23,7 +23,7 @@ log = logging.getLogger("softprompt")
 REPORT, CAUSES = "report.json", "causes.png"
 
 
-def refuse_foreign(folder: "Path | str", about: Mapping[str, Any]) -> None:
+def refuse_other_report(folder: "Path | str", about: Mapping[str, Any]) -> None:
     """Refuse a folder whose report is another one, before anything is trained that would replace it.
 
     Args:
