@@ -179,3 +179,10 @@ def drop(prompt: Path) -> str:
     path.write_bytes(json_bytes({**result, "metrics": {}, "status": status, "norm": None, "token_norms": None}))
     shutil.rmtree(prompt / "prompt")
     return status
+
+
+def scored(prompt: Path, score: float | None, split: str = "test") -> None:
+    """Give a finished prompt another score."""
+    result = json.loads((prompt / "result.json").read_text())
+    result["metrics"][split]["score"] = score
+    (prompt / "result.json").write_text(json.dumps(result))

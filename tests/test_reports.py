@@ -1,4 +1,4 @@
-"""Reports: what they read, what they conclude, and what they say of runs that are not whole."""
+"""Reports: what they read, and what they say of runs that are not whole."""
 
 import base64
 import csv
@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,24 +14,23 @@ import softprompt
 from filelock import FileLock
 from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes, sha256_of
-from softprompt.errors import BadInput, DamagedFile
+from softprompt.errors import BadInput
 from softprompt.inference.class_scores import calibration_error
 from softprompt.inference.report import Report
 from softprompt.prompts.methods import METHODS
-from softprompt.reports._answers import calibration, kept_answers
+from softprompt.reports._answers import calibration
 from softprompt.reports._figures import Drawer, Drawn, of_settings
-from softprompt.reports._headline import _are_of, headline
 from softprompt.reports._settings import settings_of
 from softprompt.reports._sources import read_sources
 from softprompt.reports._tables import Table, runs_table
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.study import RunSpec, StoredRun, load, stored_names
+from softprompt.settings import PromptSettings
+from softprompt.study import load, stored_names
 from softprompt.study._fleets import run_folder
 from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import task as find_task
 
 from kit import review_task, rewrite
-from report_kit import made_answers, made_run, made_store, renamed_task
+from report_kit import made_answers, made_run, made_store, renamed_task, scored
 
 
 @pytest.fixture(autouse=True)
@@ -52,81 +50,104 @@ def page_of(*runs: Path, **options) -> str:
     return softprompt.report(*runs, output=output, replace=True, **options).read_text()
 
 
-def scored(prompt: Path, score: float | None, split: str = "test") -> None:
-    """Give a finished prompt another score."""
-    result = json.loads((prompt / "result.json").read_text())
-    result["metrics"][split]["score"] = score
-    (prompt / "result.json").write_text(json.dumps(result))
+class TestBadInput:
+    @pytest.fixture
+    def run(self, tmp_path):
+        return made_run(tmp_path / "run")
+
+    @pytest.mark.usefixtures("drawn")
+    def test_a_torn_last_line_a_damaged_one_and_a_loss_of_nan_are_told_and_the_rest_is_drawn(self, run):
+        record = run / "ept-star-seed0" / "metrics.jsonl"
+        lines = record.read_text().splitlines()
+        lines[2], lines[5] = "garbage", '{"step": 6, "loss": NaN}'
+        record.write_text("\n".join(lines) + '\n{"step": 41, "lo')
+        page = page_of(run)
+        assert "ept-star-seed0: damaged lines of its record are left out: 3" in page
+        assert "ept-star-seed0: the last line of its record is torn and left out" in page
+        assert "ept-star-seed0: losses that are not finite are not drawn: 1" in page
+        assert "Training loss" in page
+        assert "nan" not in re.sub(r"data:[^\"]*", "", page)
+
+    def test_a_killed_run_and_one_in_training_are_told_apart(self, run):
+        (run / "ept-star-seed1" / "result.json").unlink()
+        assert "ept-star-seed1: not trained to its end: it has reached step 40 of 40" in page_of(run)
+        with FileLock(run / ".lock"):
+            assert "ept-star-seed1: still in training: it has reached step 40 of 40" in page_of(run)
+
+    @pytest.mark.usefixtures("drawn")
+    def test_a_run_of_a_single_step_has_its_point(self, tmp_path):
+        page = page_of(made_run(tmp_path / "one", steps=1, seeds=1))
+        assert "it has a single step" in page
+        assert "Training loss" in page
+
+    def test_a_damaged_result_is_told_and_the_other_prompts_are_shown(self, run):
+        (run / "ept-star-seed0" / "result.json").write_text("{")
+        page = page_of(run)
+        assert "ept-star-seed0/result.json&#39; is not JSON" in page
+        assert "ept-star-seed2" in page
+
+    def test_a_run_without_any_result_has_no_headline(self, run):
+        for result in run.glob("*/result.json"):
+            result.unlink()
+        assert "No prompt of this task has a test score yet" in page_of(run)
+
+    def test_runs_of_a_method_that_is_not_registered_are_left_out_by_name(self, tmp_path, monkeypatch):
+        own, known = (made_run(tmp_path / method, methods=(method,)) for method in ("ept-star", "prompt-tuning"))
+        store = made_store(tmp_path / "store", count=4)
+        monkeypatch.delitem(METHODS, "ept-star")
+        sources = read_sources([own, known, store])
+        assert [entry.run.spec.prompt.method for entry in sources.entries] == ["prompt-tuning"] * 5
+        about = [note.partition(" is left out: unknown method 'ept-star'.") for note in sources.notes]
+        assert [place.partition(" of ")[2] or place for place, _, _ in about] == [str(own), str(store), str(store)]
+        assert all("make the report in a program that registers it" in what for _, _, what in about)
+
+    def test_a_folder_without_runs_a_missing_one_and_a_file_that_exists_are_one_line(self, run, tmp_path, capfd):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "there.html").write_text("kept")
+        for words, message in (
+            ([str(tmp_path / "empty"), "-o", str(tmp_path / "x.html")], "holds no run"),
+            ([str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.html")], "is not a folder"),
+            ([str(run), "-o", str(tmp_path / "there.html")], "exists already"),
+            ([str(run), "-o", str(tmp_path)], "is a folder"),
+            ([str(run), "-o", str(tmp_path / "a" / "x.html")], "does not exist"),
+            ([str(run), "-o", str(tmp_path / "x.html"), "--test-rows", "3"], "--test-rows says how rows"),
+        ):
+            assert main(["report", *words]) == 2
+            told = capfd.readouterr().err
+            assert message in told
+            assert told.count("\n") == 1
+        assert (tmp_path / "there.html").read_text() == "kept"
+        assert not (tmp_path / "x.html").exists()
+
+    def test_rows_of_a_study_that_kept_no_prompt_are_refused(self, tmp_path):
+        with pytest.raises(BadInput, match="kept none"):
+            page_of(made_store(tmp_path / "store", count=4), rows=True)
+
+    def test_the_best_prompt_is_asked_with_the_options_of_evaluate(self, run, monkeypatch):
+        rows = made_answers(run / "ept-star-seed0", n=200)
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append((prompt.provenance.method, options))
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), answered=lambda: iter(rows))
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        lines = []
+        page = page_of(run, rows=True, test_rows=200, tell=lines.append)
+        assert asked == [("prompt-tuning", {"test_rows": 200})]
+        assert lines == ["prompt-tuning-seed2: answers the test rows of lab/opinion"]
+        assert "Of the prompt <strong>prompt-tuning-seed2</strong> to 200 test rows" in page
+        # Three of four answers are right: much more than one class, and the interval of that is above 0.
+        assert "The gain is significant" in page
+
+    def test_answers_that_are_not_as_written_are_an_error(self, run):
+        made_answers(run / "prompt-tuning-seed2")
+        (run / "prompt-tuning-seed2" / "evaluation" / "predictions.jsonl").write_text('{"text": "x"}\n')
+        with pytest.raises(softprompt.errors.DamagedFile, match="evaluate again"):
+            page_of(run)
 
 
-def found(run: Path):
-    sources = read_sources([run])
-    return headline(settings_of(sources.entries), sources)
-
-
-class TestHeadline:
-    def test_a_gain_whose_interval_lies_above_zero_is_significant(self, tmp_path):
-        line = found(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
-        assert line is not None
-        assert line.verdict == "better"
-        assert "+0.100 to +0.300" in line.sentence
-
-    def test_a_gain_whose_interval_contains_zero_is_not_shown(self, tmp_path):
-        line = found(made_run(tmp_path / "run", difference=(0.02, -0.01, 0.05)))
-        assert line is not None
-        assert line.verdict == "not shown"
-
-    def test_a_loss_whose_interval_lies_below_zero_is_worse(self, tmp_path):
-        line = found(made_run(tmp_path / "run", difference=(-0.2, -0.3, -0.1)))
-        assert line is not None
-        assert line.verdict == "worse"
-        assert "0.200 less" in line.sentence
-
-    def test_three_seeds_without_a_comparison_are_too_few_to_judge(self, tmp_path):
-        line = found(made_run(tmp_path / "run"))
-        assert line is not None
-        assert line.verdict == "unknown"
-
-    def test_many_seeds_are_judged_against_the_majority_class(self, tmp_path):
-        line = found(made_store(tmp_path / "store", count=20))
-        assert line is not None
-        assert line.verdict == "better"
-        assert "always the most frequent class" in line.sentence
-
-    def test_numbers_are_judged_against_always_the_mean(self, tmp_path):
-        line = found(made_run(tmp_path / "run", task="glue/stsb", seeds=6))
-        assert line is not None
-        assert line.lines[0].name == "always the mean"
-        assert "than “always the mean” over seeds" in line.sentence
-        assert "most frequent class" not in line.sentence
-
-    def test_the_setting_is_chosen_by_its_validation_score_and_every_baseline_is_listed(self, tmp_path):
-        line = found(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
-        assert line is not None
-        assert line.setting.name == "prompt-tuning"
-        assert line.score == pytest.approx(0.81)
-        names = [each.name for each in line.lines]
-        assert len(names) == 5
-        assert "4 examples in context, mean of 2 draws (0.520 to 0.560)" in names[3]
-        # The mean of draws is no score of rows.
-        assert line.lines[3].low is None
-
-    def test_the_seconds_of_a_run_are_shared_by_the_steps_of_its_prompts(self, tmp_path):
-        run = made_run(tmp_path / "run", seeds=2, methods=("ept-star",))
-        path = run / "ept-star-seed1" / "result.json"
-        path.write_bytes(json_bytes({**json.loads(path.read_bytes()), "prompt_steps": 10}))
-        assert [entry.run.seconds for entry in read_sources([run]).entries] == pytest.approx([9.6, 2.4])
-
-    def test_no_test_score_has_a_part_in_what_is_chosen(self, tmp_path):
-        run = made_run(tmp_path / "run")
-        for prompt in ("ept-star-seed0", "prompt-tuning-seed0"):
-            scored(run / prompt, 0.99)
-        line = found(run)
-        assert line is not None
-        assert line.setting.name == "prompt-tuning"
-        assert line.setting.best is not None
-        assert line.setting.best.prompt == "prompt-tuning-seed2"
-
+class TestPage:
     def test_answers_to_other_rows_than_the_frozen_models_say_nothing_of_a_gain(self, tmp_path):
         run = made_run(tmp_path / "run")
         made_answers(run / "prompt-tuning-seed2")
@@ -148,102 +169,6 @@ class TestHeadline:
         baseline["predictions"] = [1, 1, *[0] * 38]
         (run / "frozen.json").write_bytes(json_bytes({**values, "sha256": seal}))
         assert "Whether the gain is significant is not known" in page_of(run)
-
-    @pytest.mark.parametrize(
-        ("places", "test_rows", "reference"),
-        [
-            (range(40), None, "frozen model, no prompt"),
-            (range(0, 80, 2), None, "always the most frequent class"),
-            (range(40), 40, "always the most frequent class"),
-        ],
-        ids=["all rows", "drawn rows", "of a run with fewer test rows"],
-    )
-    def test_seeds_are_judged_against_the_frozen_model_of_another_run_where_it_answered_all_of_their_rows(
-        self, tmp_path, places, test_rows, reference
-    ):
-        made_run(tmp_path / "seeds", seeds=6, methods=("prompt-tuning",))
-        run = made_run(tmp_path / "one", seeds=1, methods=("ept-star",), test_rows=test_rows)
-        baseline = {"name": "frozen", "score": 0.9, "interval": None, "predictions": [0] * 40, "text": "",
-                    "draw": None, "calibrated": None}  # fmt: skip
-        values = {"format": 2, "places": list(places), "baselines": [baseline]}
-        (run / "frozen.json").write_bytes(sealed_bytes(values))
-        line = found(tmp_path)
-        assert line is not None
-        assert f"than “{reference}” over seeds" in line.sentence
-
-    def test_two_settings_of_one_tag_are_two(self, tmp_path):
-        store = tmp_path / "store"
-        (store / "runs").mkdir(parents=True)
-        for steps in (50, 500):
-            for seed in range(3):
-                spec = RunSpec(
-                    task="lab/opinion", model="lab-t5", prompt=PromptSettings(seeds=Seeds.all(seed)),
-                    settings=TrainSettings(steps=steps), tags={"setting": "prompt-tuning"},
-                )  # fmt: skip
-                run = StoredRun(
-                    name=spec.name, spec=spec, metrics={"test": {"score": 0.5 + steps / 1000}}, majority=0.5,
-                    best_step=1, trainable=1, head=0, stored=1, seconds=1.0, status="finished", curve={},
-                )  # fmt: skip
-                path_of(store, spec.name).write_bytes(to_bytes(run))
-        settings = settings_of(read_sources([store]).entries)
-        assert [(setting.name, setting.numbers["n"]) for setting in settings] == [
-            ("prompt-tuning, steps 50", 3), ("prompt-tuning, steps 500", 3)
-        ]  # fmt: skip
-
-    @pytest.mark.parametrize("tags", [{}, {"ept-star": "short", "prompt-tuning": "long"}])
-    def test_scores_on_other_test_rows_say_so_also_where_the_method_or_a_name_tells_them_apart(self, tags, tmp_path):
-        for method, test_rows in (("ept-star", 40), ("prompt-tuning", 100)):
-            made_run(tmp_path / method, methods=(method,), seeds=1, test_rows=test_rows, steps=test_rows)
-
-        def tagged(entry):
-            spec = dataclasses.replace(entry.run.spec, tags={"setting": tags[entry.run.spec.prompt.method]})
-            return dataclasses.replace(entry, run=dataclasses.replace(entry.run, spec=spec))
-
-        entries = read_sources([tmp_path]).entries
-        names = [setting.name for setting in settings_of([tagged(e) for e in entries] if tags else entries)]
-        first, second = (tags.get(method, method) for method in ("ept-star", "prompt-tuning"))
-        assert names == [f"{first}, test_rows 40", f"{second}, test_rows 100"]
-
-    def test_runs_that_call_their_prompts_alike_all_count_and_a_copy_once(self, tmp_path):
-        runs = [made_run(tmp_path / f"draw{draw}", methods=("ept-star",), seeds=1, draw=draw) for draw in (1, 2, 3)]
-        scores = (0.8, 0.4, 0.3)
-        for run, score in zip(runs, scores, strict=True):
-            scored(run / "ept-star-seed0", score)
-        shutil.copytree(runs[0], tmp_path / "copy")
-        for order in ((0, 1, 2), (2, 0, 1)):
-            sources = read_sources([*(runs[place] for place in order), tmp_path / "copy"])
-            (setting,) = settings_of(sources.entries)
-            assert (setting.numbers["n"], setting.numbers["mean"]) == (3, pytest.approx(0.5))
-            assert any("copy/ept-star-seed0" in note for note in sources.notes)
-
-    def test_two_runs_of_the_same_settings_with_other_scores_both_count_and_that_is_told(self, tmp_path):
-        runs = [made_run(tmp_path / name, methods=("ept-star",), seeds=1) for name in ("cpu", "gpu")]
-        scored(runs[1] / "ept-star-seed0", 0.9)
-        sources = read_sources(runs)
-        (setting,) = settings_of(sources.entries)
-        assert (setting.numbers["n"], setting.numbers["mean"]) == (2, pytest.approx(0.8))
-        (note,) = sources.notes
-        assert "gpu/ept-star-seed0 has the settings and seeds of cpu/ept-star-seed0, other scores; both count" in note
-
-    def test_answers_that_are_nested_without_end_are_named(self, tmp_path):
-        run = made_run(tmp_path / "run", methods=("ept-star",), seeds=1)
-        made_answers(run / "ept-star-seed0")
-        for path in run.rglob("predictions.jsonl"):
-            path.write_text("[" * 100_000)
-        with pytest.raises(DamagedFile, match="is not as it was written"):
-            kept_answers(read_sources([run]).entries[0])
-
-    @pytest.mark.parametrize("prompt", ["prompt-tuning-seed2", "ept-star-seed0"])
-    def test_an_interval_is_that_of_the_best_prompts_own_answers_to_the_test_rows(self, prompt, tmp_path):
-        run = made_run(tmp_path / "run", seeds=3)
-        made_answers(run / prompt)
-        (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
-        answered = kept_answers(next(e for e in read_sources([run]).entries if e.prompt == prompt))
-        assert _are_of(best, answered) == (prompt == best.prompt)
-        # Answers to other rows have another score than the run recorded.
-        scored(run / prompt, 0.8)
-        (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
-        assert not _are_of(best, answered)
 
     def test_answers_are_those_of_the_best_prompt_that_kept_any_and_of_equals_of_the_first(self, tmp_path):
         run = made_run(tmp_path / "run")
@@ -351,105 +276,6 @@ class TestHeadline:
         # What the rows say of a gain is said of them.
         assert f"on the same {asked['test_rows']} test rows" in page
 
-
-class TestBadInput:
-    @pytest.fixture
-    def run(self, tmp_path):
-        return made_run(tmp_path / "run")
-
-    @pytest.mark.usefixtures("drawn")
-    def test_a_torn_last_line_a_damaged_one_and_a_loss_of_nan_are_told_and_the_rest_is_drawn(self, run):
-        record = run / "ept-star-seed0" / "metrics.jsonl"
-        lines = record.read_text().splitlines()
-        lines[2], lines[5] = "garbage", '{"step": 6, "loss": NaN}'
-        record.write_text("\n".join(lines) + '\n{"step": 41, "lo')
-        page = page_of(run)
-        assert "ept-star-seed0: damaged lines of its record are left out: 3" in page
-        assert "ept-star-seed0: the last line of its record is torn and left out" in page
-        assert "ept-star-seed0: losses that are not finite are not drawn: 1" in page
-        assert "Training loss" in page
-        assert "nan" not in re.sub(r"data:[^\"]*", "", page)
-
-    def test_a_killed_run_and_one_in_training_are_told_apart(self, run):
-        (run / "ept-star-seed1" / "result.json").unlink()
-        assert "ept-star-seed1: not trained to its end: it has reached step 40 of 40" in page_of(run)
-        with FileLock(run / ".lock"):
-            assert "ept-star-seed1: still in training: it has reached step 40 of 40" in page_of(run)
-
-    @pytest.mark.usefixtures("drawn")
-    def test_a_run_of_a_single_step_has_its_point(self, tmp_path):
-        page = page_of(made_run(tmp_path / "one", steps=1, seeds=1))
-        assert "it has a single step" in page
-        assert "Training loss" in page
-
-    def test_a_damaged_result_is_told_and_the_other_prompts_are_shown(self, run):
-        (run / "ept-star-seed0" / "result.json").write_text("{")
-        page = page_of(run)
-        assert "ept-star-seed0/result.json&#39; is not JSON" in page
-        assert "ept-star-seed2" in page
-
-    def test_a_run_without_any_result_has_no_headline(self, run):
-        for result in run.glob("*/result.json"):
-            result.unlink()
-        assert "No prompt of this task has a test score yet" in page_of(run)
-
-    def test_runs_of_a_method_that_is_not_registered_are_left_out_by_name(self, tmp_path, monkeypatch):
-        own, known = (made_run(tmp_path / method, methods=(method,)) for method in ("ept-star", "prompt-tuning"))
-        store = made_store(tmp_path / "store", count=4)
-        monkeypatch.delitem(METHODS, "ept-star")
-        sources = read_sources([own, known, store])
-        assert [entry.run.spec.prompt.method for entry in sources.entries] == ["prompt-tuning"] * 5
-        about = [note.partition(" is left out: unknown method 'ept-star'.") for note in sources.notes]
-        assert [place.partition(" of ")[2] or place for place, _, _ in about] == [str(own), str(store), str(store)]
-        assert all("make the report in a program that registers it" in what for _, _, what in about)
-
-    def test_a_folder_without_runs_a_missing_one_and_a_file_that_exists_are_one_line(self, run, tmp_path, capfd):
-        (tmp_path / "empty").mkdir()
-        (tmp_path / "there.html").write_text("kept")
-        for words, message in (
-            ([str(tmp_path / "empty"), "-o", str(tmp_path / "x.html")], "holds no run"),
-            ([str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.html")], "is not a folder"),
-            ([str(run), "-o", str(tmp_path / "there.html")], "exists already"),
-            ([str(run), "-o", str(tmp_path)], "is a folder"),
-            ([str(run), "-o", str(tmp_path / "a" / "x.html")], "does not exist"),
-            ([str(run), "-o", str(tmp_path / "x.html"), "--test-rows", "3"], "--test-rows says how rows"),
-        ):
-            assert main(["report", *words]) == 2
-            told = capfd.readouterr().err
-            assert message in told
-            assert told.count("\n") == 1
-        assert (tmp_path / "there.html").read_text() == "kept"
-        assert not (tmp_path / "x.html").exists()
-
-    def test_rows_of_a_study_that_kept_no_prompt_are_refused(self, tmp_path):
-        with pytest.raises(BadInput, match="kept none"):
-            page_of(made_store(tmp_path / "store", count=4), rows=True)
-
-    def test_the_best_prompt_is_asked_with_the_options_of_evaluate(self, run, monkeypatch):
-        rows = made_answers(run / "ept-star-seed0", n=200)
-        asked = []
-
-        def evaluate(prompt, **options):
-            asked.append((prompt.provenance.method, options))
-            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), answered=lambda: iter(rows))
-
-        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
-        lines = []
-        page = page_of(run, rows=True, test_rows=200, tell=lines.append)
-        assert asked == [("prompt-tuning", {"test_rows": 200})]
-        assert lines == ["prompt-tuning-seed2: answers the test rows of lab/opinion"]
-        assert "Of the prompt <strong>prompt-tuning-seed2</strong> to 200 test rows" in page
-        # Three of four answers are right: much more than one class, and the interval of that is above 0.
-        assert "The gain is significant" in page
-
-    def test_answers_that_are_not_as_written_are_an_error(self, run):
-        made_answers(run / "prompt-tuning-seed2")
-        (run / "prompt-tuning-seed2" / "evaluation" / "predictions.jsonl").write_text('{"text": "x"}\n')
-        with pytest.raises(softprompt.errors.DamagedFile, match="evaluate again"):
-            page_of(run)
-
-
-class TestPage:
     def test_text_from_data_stays_text(self, tmp_path):
         run = made_run(tmp_path / "run", task=renamed_task("<script>alert(1)</script>"))
         made_answers(run / "prompt-tuning-seed2")
